@@ -1,0 +1,1 @@
+//! The test bed: a real cluster on one machine without containers.

@@ -1,0 +1,1 @@
+//! Serin: progressive delivery for Kubernetes that takes Flagger's manifests unchanged.

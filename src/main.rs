@@ -1,0 +1,2 @@
+//! The `serin` binary: hands over to the command line room.
+fn main() {}
