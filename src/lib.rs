@@ -1,1 +1,3 @@
 //! Serin: progressive delivery for Kubernetes that takes Flagger's manifests unchanged.
+
+pub mod object;

@@ -1,0 +1,127 @@
+//! The resources that Serin reads and writes, as a table, and the name of one object.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// A resource of the Kubernetes API: enough to build its URL.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Kind {
+    /// API group; empty for the core group.
+    pub group: Cow<'static, str>,
+    /// API version, for example `v1`.
+    pub version: Cow<'static, str>,
+    /// Kind, for example `Deployment`.
+    pub kind: Cow<'static, str>,
+    /// Plural as in the URL, for example `deployments`.
+    pub plural: Cow<'static, str>,
+    /// Whether objects of this kind live in namespaces.
+    pub namespaced: bool,
+}
+
+impl Kind {
+    /// A namespaced kind of the table.
+    #[must_use]
+    pub const fn namespaced(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+    ) -> Self {
+        Self {
+            group: Cow::Borrowed(group),
+            version: Cow::Borrowed(version),
+            kind: Cow::Borrowed(kind),
+            plural: Cow::Borrowed(plural),
+            namespaced: true,
+        }
+    }
+
+    /// `group/version`, or just `version` for the core group.
+    #[must_use]
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_string()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// Names one object of this kind.
+    #[must_use]
+    pub fn named(&self, namespace: &str, name: &str) -> ObjectRef {
+        ObjectRef {
+            kind: self.clone(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// Whether an object with these `apiVersion` and `kind` is of this kind (the version may differ, the group not).
+    #[must_use]
+    pub fn matches(&self, api_version: &str, kind: &str) -> bool {
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        self.kind == kind && self.group == group
+    }
+}
+
+/// The name of one object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    /// Its resource.
+    pub kind: Kind,
+    /// Its namespace; empty for cluster-scoped kinds.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind.kind, self.name)
+        } else {
+            write!(f, "{} {}.{}", self.kind.kind, self.name, self.namespace)
+        }
+    }
+}
+
+/// The kinds that the code names.
+pub mod kinds {
+    use super::Kind;
+
+    pub const CANARY: Kind = Kind::namespaced("flagger.app", "v1beta1", "Canary", "canaries");
+    pub const METRIC_TEMPLATE: Kind = Kind::namespaced(
+        "flagger.app",
+        "v1beta1",
+        "MetricTemplate",
+        "metrictemplates",
+    );
+    pub const ALERT_PROVIDER: Kind =
+        Kind::namespaced("flagger.app", "v1beta1", "AlertProvider", "alertproviders");
+    pub const DEPLOYMENT: Kind = Kind::namespaced("apps", "v1", "Deployment", "deployments");
+    pub const DAEMON_SET: Kind = Kind::namespaced("apps", "v1", "DaemonSet", "daemonsets");
+    pub const CONTROLLER_REVISION: Kind =
+        Kind::namespaced("apps", "v1", "ControllerRevision", "controllerrevisions");
+    pub const SERVICE: Kind = Kind::namespaced("", "v1", "Service", "services");
+    pub const CONFIG_MAP: Kind = Kind::namespaced("", "v1", "ConfigMap", "configmaps");
+    pub const SECRET: Kind = Kind::namespaced("", "v1", "Secret", "secrets");
+    pub const POD: Kind = Kind::namespaced("", "v1", "Pod", "pods");
+    pub const ENDPOINT_SLICE: Kind =
+        Kind::namespaced("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices");
+    pub const HORIZONTAL_POD_AUTOSCALER: Kind = Kind::namespaced(
+        "autoscaling",
+        "v2",
+        "HorizontalPodAutoscaler",
+        "horizontalpodautoscalers",
+    );
+    pub const SCALED_OBJECT: Kind =
+        Kind::namespaced("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects");
+    pub const HTTP_ROUTE: Kind =
+        Kind::namespaced("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes");
+    pub const HTTP_ROUTE_V1BETA1: Kind = Kind::namespaced(
+        "gateway.networking.k8s.io",
+        "v1beta1",
+        "HTTPRoute",
+        "httproutes",
+    );
+}

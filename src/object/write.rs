@@ -1,0 +1,119 @@
+//! The writes that Serin can ask for. Each names what it expects to find, so that a decision made from a stale snapshot or by a
+//! replica that lost its lease is refused by the API server instead of being carried out.
+
+use super::{Kind, Object, ObjectRef, Reading, covers, short_digest};
+use serde_json::{Value, json};
+
+/// Annotation with the short digest of what Serin last applied. Together with [`covers`] it tells without a request whether an
+/// apply would change anything, removed fields included.
+pub const APPLIED_ANNOTATION: &str = "serin.dev/applied";
+
+/// What a write expects of the object that it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing; used where a later writer can't be hurt.
+    Any,
+    /// The object as it was read.
+    Version {
+        /// `metadata.uid` as read.
+        uid: String,
+        /// `metadata.resourceVersion` as read.
+        resource_version: String,
+    },
+}
+
+impl Expect {
+    /// Expects the object exactly as it was read.
+    #[must_use]
+    pub fn unchanged(object: &Object) -> Self {
+        Self::Version {
+            uid: object.uid().to_owned(),
+            resource_version: object.resource_version().to_owned(),
+        }
+    }
+}
+
+/// The body of a patch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Patch {
+    /// RFC 7386 merge patch.
+    Merge(Value),
+    /// RFC 6902 JSON patch: a list of operations.
+    Json(Vec<Value>),
+}
+
+/// One change to the cluster, safe to repeat.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Server-side apply with Serin's field manager, force on: `object` holds exactly the fields that Serin owns. Creates the
+    /// object where there is none.
+    Apply {
+        /// The resource.
+        kind: Kind,
+        /// The fields that Serin owns, with `apiVersion`, `kind`, name and namespace.
+        object: Object,
+        /// What must still be true.
+        expect: Expect,
+    },
+    /// A patch of an object that belongs to somebody else.
+    Patch {
+        /// Whose fields are changed.
+        target: ObjectRef,
+        /// How.
+        patch: Patch,
+        /// What must still be true.
+        expect: Expect,
+    },
+    /// Deletion in the background; an object that is gone already is fine.
+    Delete {
+        /// What goes.
+        target: ObjectRef,
+        /// What must still be true.
+        expect: Expect,
+    },
+}
+
+impl Write {
+    /// The object that the write is about.
+    #[must_use]
+    pub fn target(&self) -> ObjectRef {
+        match self {
+            Self::Apply { kind, object, .. } => kind.named(object.namespace(), object.name()),
+            Self::Patch { target, .. } | Self::Delete { target, .. } => target.clone(),
+        }
+    }
+}
+
+/// Adds [`APPLIED_ANNOTATION`] to what shall be applied.
+#[must_use]
+pub fn seal(mut object: Object) -> Object {
+    let seal = short_digest(object.value());
+    let metadata = &mut object.value_mut()["metadata"];
+    if !metadata["annotations"].is_object() {
+        metadata["annotations"] = json!({});
+    }
+    metadata["annotations"][APPLIED_ANNOTATION] = Value::String(seal);
+    object
+}
+
+/// The apply that brings `live` to `desired`, or nothing where `live` already says all of it and nothing more of ours.
+/// Unknown readings give nothing: what can't be seen is not written.
+#[must_use]
+pub fn apply_if_needed(kind: &Kind, desired: Object, live: &Reading) -> Option<Write> {
+    let desired = seal(desired);
+    let expect = match live {
+        Reading::Unknown(_) => return None,
+        Reading::Absent => Expect::Any,
+        Reading::Present(live) => {
+            if covers(live.value(), desired.value()) {
+                return None;
+            }
+            Expect::unchanged(live)
+        }
+    };
+    Some(Write::Apply {
+        kind: kind.clone(),
+        object: desired,
+        expect,
+    })
+}

@@ -1,0 +1,206 @@
+//! Routers: which objects steer the traffic of a canary, what they should say for a given split, what they say now.
+//!
+//! A router is data in, data out. `desired` turns a canary and a split into writes, `observed` turns live objects into the split
+//! that they carry, `capabilities` says what the router can express. One file for each mesh or ingress, one line in [`router`].
+//! What a router cannot express is refused by [`Router::refusals`], never approximated by sending everyone to the canary.
+//!
+//! ```text
+//!            split, canary, live objects
+//!                      │
+//!   desired ───────────┼──────────▶ writes (server-side apply of a route, or a guarded patch)
+//!   observed ◀─────────┘──────────▶ split now, applied by the data plane or not, who wrote last
+//! ```
+
+use crate::api::Canary;
+use crate::object::{ObjectRef, Reading, Write};
+use serde::{Deserialize, Serialize};
+
+/// Share of traffic in percent, 0..=100.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Weight(u8);
+
+impl Weight {
+    /// No traffic.
+    pub const NONE: Self = Self(0);
+    /// All traffic.
+    pub const ALL: Self = Self(100);
+
+    /// Clamps a number to 0..=100.
+    #[must_use]
+    pub fn clamped(percent: i64) -> Self {
+        Self(u8::try_from(percent.clamp(0, 100)).unwrap_or(100))
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn percent(self) -> u8 {
+        self.0
+    }
+
+    /// What is left for the other side.
+    #[must_use]
+    pub fn rest(self) -> Self {
+        Self(100 - self.0)
+    }
+}
+
+/// How the traffic of one canary is divided. The primary gets what the canary does not, so a split always sums to 100 (I1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// Share of the canary; with A/B testing the share of the *matching* requests.
+    pub canary: Weight,
+    /// Whether requests are also mirrored to the canary.
+    #[serde(default)]
+    pub mirrored: bool,
+}
+
+impl Split {
+    /// All traffic to the primary, nothing mirrored.
+    pub const PRIMARY: Self = Self { canary: Weight::NONE, mirrored: false };
+    /// All traffic to the canary, nothing mirrored.
+    pub const CANARY: Self = Self { canary: Weight::ALL, mirrored: false };
+
+    /// A split with this canary weight, not mirrored.
+    #[must_use]
+    pub fn canary(percent: i64) -> Self {
+        Self { canary: Weight::clamped(percent), mirrored: false }
+    }
+
+    /// Share of the primary.
+    #[must_use]
+    pub fn primary(self) -> Weight {
+        self.canary.rest()
+    }
+}
+
+/// What a router can express.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "a row of the feature table")]
+pub struct Capabilities {
+    /// Any split from 0 to 100; without it traffic stays on the primary until promotion.
+    pub weights: bool,
+    /// A/B testing by request matches.
+    pub matches: bool,
+    /// Mirroring during Blue/Green iterations.
+    pub mirror_blue_green: bool,
+    /// A mirrored step before the first weight of a canary.
+    pub mirror_canary: bool,
+    /// Cookie stickiness of the canary's users.
+    pub affinity: bool,
+    /// Cookie stickiness of the primary's users too.
+    pub primary_affinity: bool,
+}
+
+/// Cookies of session affinity, `name=value`; empty where there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cookies {
+    /// Pins a user to the canary in this run.
+    pub canary: Option<String>,
+    /// Pins a user to the primary in this run.
+    pub primary: Option<String>,
+    /// The canary cookie of the run before, to be dropped by browsers.
+    pub previous: Option<String>,
+}
+
+/// What the objects shall say.
+#[derive(Clone, Debug)]
+pub struct RouteRequest<'a> {
+    /// The canary, valid and with defaults read through its accessors.
+    pub canary: &'a Canary,
+    /// The split that shall hold.
+    pub split: Split,
+    /// Session-affinity cookies.
+    pub cookies: Cookies,
+    /// Selector label key of the target (`app` for example): Flagger also puts it on routes when `service.apex` is set.
+    pub selector_label: Option<&'a str>,
+}
+
+/// Looks live objects up in the snapshot.
+pub type Lookup<'a> = dyn Fn(&ObjectRef) -> Reading + 'a;
+
+/// How far the data plane is with what the route object says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Accepted for the generation that was read, or the router has no way to tell (then the drain time covers it).
+    Yes,
+    /// Not yet; the text says what is missing. Holds a raise of weight, never a rollback.
+    Pending(String),
+}
+
+/// What the live objects say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The split that they carry; `None` where they carry none (no object yet, or weights that make no sense).
+    pub split: Option<Split>,
+    /// Whether the data plane has taken it over.
+    pub applied: Applied,
+    /// Who, other than Serin, wrote the route last.
+    pub foreign_writer: Option<String>,
+}
+
+/// Why a router can't produce its objects. The texts name the field, the value and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The canary asks for something that cannot be written.
+    #[error("{field}: {found}; {expected}")]
+    Invalid {
+        /// Path of the field, for example `spec.service.gatewayRefs`.
+        field: String,
+        /// What was found.
+        found: String,
+        /// What would be right.
+        expected: String,
+    },
+    /// An object of the user that the router builds on is not there.
+    #[error("{0} not found; it is named by the canary and must exist")]
+    Missing(ObjectRef),
+    /// An object could not be read.
+    #[error("{0} can't be read: {1}")]
+    Unknown(ObjectRef, String),
+    /// An object has a shape that the router can't work with, or belongs to another canary.
+    #[error("{0}: {1}")]
+    Unfit(ObjectRef, String),
+}
+
+/// Something that a canary asks for and its router lacks, or that is wrong for this router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Path of the field.
+    pub field: String,
+    /// Found, expected, and what would be right, in one sentence.
+    pub message: String,
+}
+
+/// One mesh or ingress. Implementations have no state.
+pub trait Router: Send + Sync {
+    /// Flagger's provider name, for example `gatewayapi:v1`.
+    fn provider(&self) -> &'static str;
+    /// What the router can express.
+    fn capabilities(&self) -> Capabilities;
+    /// What this canary asks for in vain. Empty for a canary that can be routed.
+    fn refusals(&self, canary: &Canary) -> Vec<Refusal>;
+    /// The objects that steer this canary's traffic, to be watched.
+    fn objects(&self, canary: &Canary) -> Vec<ObjectRef>;
+    /// The writes that bring the live objects to the request; none where they already say so. Weights, matches, filters and
+    /// metadata together: one write for each object.
+    fn desired(&self, request: &RouteRequest<'_>, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError>;
+    /// What the live objects say.
+    fn observed(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Observed, RouteError>;
+    /// The writes that give the user's route back when the canary is deleted with `revertOnDeletion`.
+    fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError>;
+}
+
+mod gateway_api;
+mod kubernetes;
+
+/// The router for a provider name, by Flagger's rules: exact names, prefixes for `gatewayapi:v1…`. `None` for a name that no
+/// router answers to (Flagger falls back to Istio with a log line; Serin refuses, see `docs/flagger.md`).
+#[must_use]
+pub fn router(provider: &str) -> Option<&'static dyn Router> {
+    match provider {
+        "kubernetes" => Some(&kubernetes::Kubernetes),
+        name if name.starts_with("gatewayapi:v1beta1") => Some(&gateway_api::V1BETA1),
+        name if name.starts_with("gatewayapi:v1") => Some(&gateway_api::V1),
+        _ => None,
+    }
+}
