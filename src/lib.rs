@@ -1,3 +1,4 @@
 //! Serin: progressive delivery for Kubernetes that takes Flagger's manifests unchanged.
 
+pub mod api;
 pub mod object;
