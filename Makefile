@@ -1,0 +1,73 @@
+# What one can do here. `make` alone lists it.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+# Cargo.lock says which versions; a build that would change it fails.
+LOCKED := --locked
+# Where the test bed keeps the programs it built, keyed by version; SERIN_BED_HOME moves it.
+BED_HOME := $(or $(SERIN_BED_HOME),.bedbin)
+export SERIN_BED_HOME := $(abspath $(BED_HOME))
+E2E := target/debug/serin-e2e
+heading = @printf '\n== %s\n' '$(1)'
+
+.PHONY: help demo test e2e unit fmt fmt-check lint crds bench setup up down build clean tools-rust tools-bed
+
+help: ## Lists the targets
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+demo: build ## Shows a good release promoted and a bad one rolled back, live in the terminal
+	@$(E2E) demo
+
+test: fmt-check lint unit e2e ## Runs every check there is, in the order of their cost
+
+fmt-check: tools-rust
+	$(call heading,format)
+	$(CARGO) fmt --all --check
+
+lint: tools-rust ## Checks with clippy; warnings are errors
+	$(call heading,clippy)
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+
+unit: tools-rust ## Runs unit and property tests: no cluster, no network beyond loopback
+	$(call heading,unit and property tests)
+	$(CARGO) test $(LOCKED) --workspace
+
+e2e: build ## Runs the scenarios on a real control plane with real traffic (ARGS="NAME…" picks)
+	$(call heading,scenarios on the test bed)
+	$(E2E) run $(ARGS)
+
+bench: build ## Counts the API requests and measures the time that rollouts cost
+	$(call heading,benchmarks)
+	$(E2E) bench $(ARGS)
+
+fmt: tools-rust ## Formats the code
+	$(CARGO) fmt --all
+
+crds: tools-rust ## Writes crds/ from the types
+	$(CARGO) run $(LOCKED) --quiet --bin serin -- crd --output crds
+
+setup: build ## Builds the test bed's programs ahead of their first use (minutes, once)
+	$(E2E) setup
+
+up: build ## Starts a test bed and leaves it running
+	$(E2E) up
+
+down: build ## Ends the test bed that `make up` started
+	$(E2E) down
+
+build: tools-rust tools-bed
+	$(call heading,build)
+	$(CARGO) build $(LOCKED) --workspace
+
+clean: ## Removes what was built; the test bed's programs stay, remove .bedbin/ for those
+	$(CARGO) clean
+	rm -rf .bed
+
+tools-rust:
+	@hack/check-tools.sh rust
+
+tools-bed:
+	@hack/check-tools.sh bed
