@@ -28,7 +28,9 @@ pub struct WorkloadSettings {
 impl Default for WorkloadSettings {
     fn default() -> Self {
         Self {
-            selector_labels: ["app", "name", "app.kubernetes.io/name"].map(str::to_owned).to_vec(),
+            selector_labels: ["app", "name", "app.kubernetes.io/name"]
+                .map(str::to_owned)
+                .to_vec(),
             include_label_prefix: Vec::new(),
             config_tracking: true,
         }
@@ -115,18 +117,29 @@ pub enum WorkloadError {
     #[error("{object}: {problem}")]
     Unfit {
         /// Which object.
-        object: ObjectRef,
+        object: Box<ObjectRef>,
         /// What was found and what would be right.
         problem: String,
     },
     /// A primary or copy of that name exists and belongs to somebody else.
-    #[error("{object} is controlled by {owner}; Serin does not touch it. Rename the target or remove the object")]
+    #[error(
+        "{object} is controlled by {owner}; Serin does not touch it. Rename the target or remove the object"
+    )]
     Foreign {
         /// Which object.
-        object: ObjectRef,
+        object: Box<ObjectRef>,
         /// Its controller.
         owner: String,
     },
+}
+
+impl WorkloadError {
+    pub(crate) fn unfit(object: ObjectRef, problem: impl Into<String>) -> Self {
+        Self::Unfit {
+            object: Box::new(object),
+            problem: problem.into(),
+        }
+    }
 }
 
 /// What a primary is made from.
@@ -136,12 +149,14 @@ pub struct PrimaryRequest<'a> {
     pub canary: &'a Canary,
     /// The live target: rollout fields, labels and annotations come from it.
     pub target: &'a Object,
-    /// The pod template that the primary shall run: the one kept in the ControllerRevision, not necessarily the target's.
+    /// The pod template that the primary shall run: the one kept in the `ControllerRevision`, not necessarily the target's.
     pub template: &'a Value,
     /// Replicas of the primary; `None` leaves them to an autoscaler or as they are.
     pub replicas: Option<i64>,
     /// Renames of tracked configs: (`ConfigMap` or `Secret`, name) to the copy's name.
     pub renamed_configs: &'a BTreeMap<(String, String), String>,
+    /// Value of the annotation `flagger-id` on the primary's pods, see [`flagger_id`].
+    pub flagger_id: &'a str,
     /// The selector label of the target.
     pub selector: &'a SelectorLabel,
     /// Settings.
@@ -157,7 +172,11 @@ pub trait Target: Send + Sync {
     /// The primary of this canary.
     fn primary(&self, canary: &Canary) -> ObjectRef;
     /// The label by which the two sides are told apart; an error names the labels that were looked for.
-    fn selector(&self, target: &Object, settings: &WorkloadSettings) -> Result<SelectorLabel, WorkloadError>;
+    fn selector(
+        &self,
+        target: &Object,
+        settings: &WorkloadSettings,
+    ) -> Result<SelectorLabel, WorkloadError>;
     /// Ports that `portDiscovery` finds (chapter 2.3 of Flagger's behaviour).
     fn ports(&self, target: &Object, canary: &Canary) -> Vec<DiscoveredPort>;
     /// What is kept of a revision: the raw pod template without what Serin itself writes into it (scale-to-zero selector).
@@ -172,7 +191,13 @@ pub trait Target: Send + Sync {
     /// selector and anything else removes it.
     fn scale(&self, workload: &Object, replicas: i64) -> Option<Write>;
     /// How many replicas the target gets when it is scaled up from zero (chapter 2.10).
-    fn replicas_from_zero(&self, canary: &Canary, target: &Object, primary: Option<&Object>, autoscaler: Option<&Object>) -> i64;
+    fn replicas_from_zero(
+        &self,
+        canary: &Canary,
+        target: &Object,
+        primary: Option<&Object>,
+        autoscaler: Option<&Object>,
+    ) -> i64;
 }
 
 /// The hash of a revision: `s1:` and the SHA-256 of the canonical JSON of the template, by which Serin tells revisions apart.
@@ -183,8 +208,14 @@ pub fn revision_hash(template: &Value) -> String {
 
 mod daemon_set;
 mod deployment;
+mod metadata;
+mod ownership;
+mod pod_template;
 pub mod revision;
 pub mod services;
+
+pub use ownership::refuse_foreign;
+pub use pod_template::{flagger_id, runs_template};
 
 /// The target kind of a canary, by `spec.targetRef.kind`.
 #[must_use]
@@ -195,3 +226,7 @@ pub fn target_kind(kind: &str) -> Option<&'static dyn Target> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
