@@ -2,4 +2,5 @@
 
 pub mod api;
 pub mod object;
+pub mod routing;
 pub mod workload;

@@ -1,7 +1,7 @@
 //! Routers: which objects steer the traffic of a canary, what they should say for a given split, what they say now.
 //!
 //! A router is data in, data out. `desired` turns a canary and a split into writes, `observed` turns live objects into the split
-//! that they carry, `capabilities` says what the router can express. One file for each mesh or ingress, one line in [`router`].
+//! that they carry, `capabilities` says what the router can express. One file for each mesh or ingress, one line in `ROUTERS`.
 //! What a router cannot express is refused by [`Router::refusals`], never approximated by sending everyone to the canary.
 //!
 //! ```text
@@ -56,14 +56,23 @@ pub struct Split {
 
 impl Split {
     /// All traffic to the primary, nothing mirrored.
-    pub const PRIMARY: Self = Self { canary: Weight::NONE, mirrored: false };
+    pub const PRIMARY: Self = Self {
+        canary: Weight::NONE,
+        mirrored: false,
+    };
     /// All traffic to the canary, nothing mirrored.
-    pub const CANARY: Self = Self { canary: Weight::ALL, mirrored: false };
+    pub const CANARY: Self = Self {
+        canary: Weight::ALL,
+        mirrored: false,
+    };
 
     /// A split with this canary weight, not mirrored.
     #[must_use]
     pub fn canary(percent: i64) -> Self {
-        Self { canary: Weight::clamped(percent), mirrored: false }
+        Self {
+            canary: Weight::clamped(percent),
+            mirrored: false,
+        }
     }
 
     /// Share of the primary.
@@ -153,28 +162,65 @@ pub enum RouteError {
     },
     /// An object of the user that the router builds on is not there.
     #[error("{0} not found; it is named by the canary and must exist")]
-    Missing(ObjectRef),
+    Missing(Box<ObjectRef>),
     /// An object could not be read.
     #[error("{0} can't be read: {1}")]
-    Unknown(ObjectRef, String),
+    Unknown(Box<ObjectRef>, String),
     /// An object has a shape that the router can't work with, or belongs to another canary.
     #[error("{0}: {1}")]
-    Unfit(ObjectRef, String),
+    Unfit(Box<ObjectRef>, String),
+}
+
+/// Whether a rollout can go on without what its router refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Severity {
+    /// The rollout goes on without that feature; nobody gets traffic that they should not get.
+    Warning,
+    /// Any route would be wrong: nothing is written until the canary is changed.
+    Error,
 }
 
 /// Something that a canary asks for and its router lacks, or that is wrong for this router.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
+    /// Whether the rollout can go on without it.
+    pub severity: Severity,
     /// Path of the field.
     pub field: String,
     /// Found, expected, and what would be right, in one sentence.
     pub message: String,
 }
 
+impl Refusal {
+    /// A refusal with which nothing right can be written.
+    #[must_use]
+    pub fn error(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    /// A refusal without which the rollout goes on.
+    #[must_use]
+    pub fn warning(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Warning,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
 /// One mesh or ingress. Implementations have no state.
 pub trait Router: Send + Sync {
     /// Flagger's provider name, for example `gatewayapi:v1`.
     fn provider(&self) -> &'static str;
+    /// Whether the router answers to this provider name; some also answer to names that only begin with theirs.
+    fn answers_to(&self, provider: &str) -> bool {
+        provider == self.provider()
+    }
     /// What the router can express.
     fn capabilities(&self) -> Capabilities;
     /// What this canary asks for in vain. Empty for a canary that can be routed.
@@ -183,7 +229,11 @@ pub trait Router: Send + Sync {
     fn objects(&self, canary: &Canary) -> Vec<ObjectRef>;
     /// The writes that bring the live objects to the request; none where they already say so. Weights, matches, filters and
     /// metadata together: one write for each object.
-    fn desired(&self, request: &RouteRequest<'_>, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError>;
+    fn desired(
+        &self,
+        request: &RouteRequest<'_>,
+        live: &Lookup<'_>,
+    ) -> Result<Vec<Write>, RouteError>;
     /// What the live objects say.
     fn observed(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Observed, RouteError>;
     /// The writes that give the user's route back when the canary is deleted with `revertOnDeletion`.
@@ -192,15 +242,30 @@ pub trait Router: Send + Sync {
 
 mod gateway_api;
 mod kubernetes;
+mod route_object;
+
+/// Every router, in the order in which names are tried: a longer prefix stands before a shorter one.
+static ROUTERS: [&dyn Router; 3] = [
+    &kubernetes::Kubernetes,
+    &gateway_api::V1BETA1,
+    &gateway_api::V1,
+];
 
 /// The router for a provider name, by Flagger's rules: exact names, prefixes for `gatewayapi:v1…`. `None` for a name that no
 /// router answers to (Flagger falls back to Istio with a log line; Serin refuses, see `docs/flagger.md`).
 #[must_use]
 pub fn router(provider: &str) -> Option<&'static dyn Router> {
-    match provider {
-        "kubernetes" => Some(&kubernetes::Kubernetes),
-        name if name.starts_with("gatewayapi:v1beta1") => Some(&gateway_api::V1BETA1),
-        name if name.starts_with("gatewayapi:v1") => Some(&gateway_api::V1),
-        _ => None,
-    }
+    ROUTERS
+        .iter()
+        .copied()
+        .find(|router| router.answers_to(provider))
+}
+
+/// The feature table: each provider and what it can express.
+#[must_use]
+pub fn table() -> Vec<(&'static str, Capabilities)> {
+    ROUTERS
+        .iter()
+        .map(|router| (router.provider(), router.capabilities()))
+        .collect()
 }

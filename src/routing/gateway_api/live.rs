@@ -1,0 +1,257 @@
+//! What a live `HTTPRoute` says: its split, whether a gateway has taken it over, and whether it says what is desired.
+
+use super::rules;
+use crate::api::Canary;
+use crate::object::{Object, covers};
+use crate::routing::{Applied, Observed, Split, Weight, route_object};
+use serde_json::Value;
+
+/// Fields whose presence changes what a route does. Where only the live route has one of them somebody has added it by hand;
+/// other fields that only the live route has are defaults of the API.
+const MEANINGFUL: [&str; 18] = [
+    "hostnames",
+    "filters",
+    "timeouts",
+    "retry",
+    "sessionPersistence",
+    "headers",
+    "queryParams",
+    "method",
+    "namespace",
+    "sectionName",
+    "port",
+    "path",
+    "hostname",
+    "add",
+    "set",
+    "remove",
+    "percent",
+    "fraction",
+];
+
+/// Whether a live spec says what the desired one does. Lists of a route are atomic: they must have the same elements in the same order.
+pub fn says(live: &Value, desired: &Value) -> bool {
+    match (live, desired) {
+        (Value::Object(live), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, value)| match live.get(key) {
+                Some(found) => says(found, value),
+                None => covers(&Value::Null, value),
+            }) && MEANINGFUL.iter().all(|key| {
+                wanted.contains_key(*key)
+                    || live
+                        .get(*key)
+                        .is_none_or(|extra| covers(&Value::Null, extra))
+            })
+        }
+        (Value::Array(live), Value::Array(wanted)) => {
+            live.len() == wanted.len()
+                && live
+                    .iter()
+                    .zip(wanted)
+                    .all(|(live, wanted)| says(live, wanted))
+        }
+        (live, wanted) => live == wanted,
+    }
+}
+
+/// The split, the acceptance and the last foreign writer of a route.
+pub fn observed(canary: &Canary, route: Option<&Object>) -> Observed {
+    let Some(route) = route else {
+        return Observed {
+            split: None,
+            applied: Applied::Pending(format!(
+                "HTTPRoute {}.{} does not exist yet",
+                canary.apex_name(),
+                canary.metadata.namespace
+            )),
+            foreign_writer: None,
+        };
+    };
+    Observed {
+        split: split(canary, route),
+        applied: applied(canary, route),
+        foreign_writer: route_object::foreign_writer(route),
+    }
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The weights of the rule that sends to both sides. With session affinity it is the one whose backends set cookies; rules that
+/// pin by cookie don't count. Several such rules must say the same.
+fn split(canary: &Canary, route: &Object) -> Option<Split> {
+    let both: Vec<(&Value, Split)> = list(route.at("/spec"), "rules")
+        .iter()
+        .filter_map(|rule| Some((rule, split_of(canary, rule)?)))
+        .collect();
+    let Some(affinity) = &canary.spec.analysis.session_affinity else {
+        return agreed(both.iter());
+    };
+    let sets_cookie = |rule: &Value| {
+        list(rule, "backendRefs")
+            .iter()
+            .any(|backend| !list(backend, "filters").is_empty())
+    };
+    if let Some(found) = agreed(both.iter().filter(|(rule, _)| sets_cookie(rule))) {
+        return Some(found);
+    }
+    let names: Vec<String> = std::iter::once(&affinity.cookie_name)
+        .chain(&affinity.primary_cookie_name)
+        .filter(|name| !name.is_empty())
+        .map(|name| super::affinity::literal(name))
+        .collect();
+    let pins = |rule: &Value| {
+        list(rule, "matches").iter().any(|found| {
+            list(found, "headers").iter().any(|header| {
+                let value = header["value"].as_str().unwrap_or_default();
+                header["name"]
+                    .as_str()
+                    .is_some_and(|name| name.eq_ignore_ascii_case("Cookie"))
+                    && header["type"] == "RegularExpression"
+                    && names.iter().any(|name| value.contains(name.as_str()))
+            })
+        })
+    };
+    agreed(both.iter().filter(|(rule, _)| !pins(rule)))
+}
+
+fn agreed<'a>(mut found: impl Iterator<Item = &'a (&'a Value, Split)>) -> Option<Split> {
+    let first = found.next()?.1;
+    found.all(|(_, split)| *split == first).then_some(first)
+}
+
+/// The split of one rule that sends to both sides and to nobody else; `None` for other rules and for weights that make no sense.
+fn split_of(canary: &Canary, rule: &Value) -> Option<Split> {
+    let backends = list(rule, "backendRefs");
+    if backends.len() != 2 {
+        return None;
+    }
+    let weight = |name: &str| -> Option<u64> {
+        let backend = backends.iter().find(|backend| backend["name"] == name)?;
+        match &backend["weight"] {
+            Value::Null => Some(1),
+            weight => weight.as_u64(),
+        }
+    };
+    let canary_service = canary.canary_service_name();
+    let primary = weight(&canary.primary_service_name())?;
+    let share = weight(&canary_service)?;
+    Some(Split {
+        canary: proportion(primary, share)?,
+        mirrored: mirrors(canary, rule, &canary_service),
+    })
+}
+
+/// The canary's share in percent. A side that gets anything is never rounded to nothing.
+fn proportion(primary: u64, canary: u64) -> Option<Weight> {
+    let total = primary.checked_add(canary).filter(|total| *total > 0)?;
+    let percent = (canary.checked_mul(200)?.checked_add(total)?) / total.checked_mul(2)?;
+    let percent = i64::try_from(percent).ok()?;
+    Some(Weight::clamped(match (primary, canary) {
+        (0, _) | (_, 0) => percent,
+        _ => percent.clamp(1, 99),
+    }))
+}
+
+/// Whether a rule mirrors to the canary, apart from the mirrors that the user asked for at all times.
+fn mirrors(canary: &Canary, rule: &Value, canary_service: &str) -> bool {
+    let found = list(rule, "filters")
+        .iter()
+        .filter(|filter| filter["requestMirror"]["backendRef"]["name"] == canary_service)
+        .count();
+    let permanent = canary
+        .spec
+        .service
+        .iter()
+        .flat_map(|service| &service.mirror)
+        .filter_map(|mirror| mirror.backend_ref.as_ref())
+        .filter(|backend| backend.name == canary_service)
+        .count();
+    found > permanent
+}
+
+/// Whether every parent has accepted the route as it is now. The Gateway API has each controller write an entry for each parent that
+/// it looks after; one good entry is enough for a parent.
+fn applied(canary: &Canary, route: &Object) -> Applied {
+    let entries = list(route.at("/status"), "parents");
+    if entries.is_empty() {
+        return Applied::Pending("no gateway has accepted the route yet".to_owned());
+    }
+    let namespace = route.namespace();
+    let parents = canary
+        .spec
+        .service
+        .iter()
+        .flat_map(|service| &service.gateway_refs);
+    for parent in parents.map(rules::parent_ref) {
+        let wanted = identity(&parent, namespace);
+        let verdicts: Vec<Result<(), String>> = entries
+            .iter()
+            .filter(|entry| identity(&entry["parentRef"], namespace) == wanted)
+            .map(|entry| acceptance(entry, route.generation()))
+            .collect();
+        if verdicts.iter().any(Result::is_ok) {
+            continue;
+        }
+        let why = verdicts
+            .into_iter()
+            .find_map(Result::err)
+            .unwrap_or_else(|| "no gateway has accepted the route yet".to_owned());
+        return Applied::Pending(format!(
+            "parent {} {}: {why}",
+            parent["kind"].as_str().unwrap_or_default(),
+            parent["name"].as_str().unwrap_or_default()
+        ));
+    }
+    Applied::Yes
+}
+
+/// What tells one parent from another, with the API's defaults.
+fn identity<'a>(parent: &'a Value, namespace: &'a str) -> ([&'a str; 5], Option<i64>) {
+    let text = |key: &str, default: &'a str| parent[key].as_str().unwrap_or(default);
+    let names = [
+        text("group", "gateway.networking.k8s.io"),
+        text("kind", "Gateway"),
+        text("namespace", namespace),
+        text("name", ""),
+        text("sectionName", ""),
+    ];
+    (names, parent["port"].as_i64())
+}
+
+/// Whether one entry of the status accepts this generation; the error says what it says instead.
+fn acceptance(entry: &Value, generation: i64) -> Result<(), String> {
+    let condition = |kind: &str| {
+        list(entry, "conditions")
+            .iter()
+            .find(|condition| condition["type"] == kind)
+    };
+    let refused = |condition: &Value| {
+        format!(
+            "{} is {}: {}: {}",
+            condition["type"].as_str().unwrap_or_default(),
+            condition["status"].as_str().unwrap_or_default(),
+            condition["reason"].as_str().unwrap_or("no reason"),
+            condition["message"].as_str().unwrap_or("no message"),
+        )
+    };
+    let Some(accepted) = condition("Accepted") else {
+        return Err("no gateway has accepted the route yet".to_owned());
+    };
+    let seen = accepted["observedGeneration"]
+        .as_i64()
+        .unwrap_or(generation);
+    if seen < generation {
+        return Err(format!(
+            "the gateway has seen generation {seen} of the route, not yet {generation}"
+        ));
+    }
+    if accepted["status"] != "True" {
+        return Err(refused(accepted));
+    }
+    match condition("ResolvedRefs") {
+        Some(resolved) if resolved["status"] == "False" => Err(refused(resolved)),
+        _ => Ok(()),
+    }
+}

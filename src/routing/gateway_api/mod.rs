@@ -1,0 +1,137 @@
+//! Providers `gatewayapi:v1` and `gatewayapi:v1beta1`: one `HTTPRoute`, named like the apex Service, that holds everything: parents,
+//! host names, matches, filters, weights and the rules of session affinity. It is written whole, by server-side apply, and only when
+//! it says something else.
+//!
+//! ```text
+//! rules ── spec for a split        matches ── Istio's conditions in the Gateway API's terms        affinity ── cookies
+//! live ── what a route says now    refusals ── what a canary asks for in vain
+//! ```
+
+mod affinity;
+mod live;
+mod matches;
+mod refusals;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use super::{
+    Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router, route_object,
+};
+use crate::api::{Canary, CanaryService};
+use crate::object::{Kind, ObjectRef, Write, kinds};
+
+/// Where the two versions of the API differ.
+#[derive(Debug)]
+pub struct Flavour {
+    provider: &'static str,
+    kind: Kind,
+    /// Rules have timeouts.
+    timeouts: bool,
+    /// There is a CORS filter.
+    cors: bool,
+    /// The primary's users can be pinned too.
+    primary_affinity: bool,
+}
+
+/// `gatewayapi:v1`.
+pub static V1: Flavour = Flavour {
+    provider: "gatewayapi:v1",
+    kind: kinds::HTTP_ROUTE,
+    timeouts: true,
+    cors: true,
+    primary_affinity: true,
+};
+
+/// `gatewayapi:v1beta1`.
+pub static V1BETA1: Flavour = Flavour {
+    provider: "gatewayapi:v1beta1",
+    kind: kinds::HTTP_ROUTE_V1BETA1,
+    timeouts: false,
+    cors: false,
+    primary_affinity: false,
+};
+
+const GATEWAY_REFS_EXPECTED: &str = "an HTTPRoute needs at least one parent: name the Gateway, for example \
+                                     `gatewayRefs: [{name: my-gateway, namespace: my-namespace}]`, or a Service with `group: \"\"` \
+                                     and `kind: Service` for traffic inside a mesh";
+
+/// A canary with its service, which a route can't do without.
+#[derive(Clone, Copy, Debug)]
+struct Subject<'a> {
+    flavour: &'a Flavour,
+    canary: &'a Canary,
+    service: &'a CanaryService,
+}
+
+impl<'a> Subject<'a> {
+    fn of(flavour: &'a Flavour, canary: &'a Canary) -> Result<Self, RouteError> {
+        match &canary.spec.service {
+            Some(service) => Ok(Self {
+                flavour,
+                canary,
+                service,
+            }),
+            None => Err(RouteError::Invalid {
+                field: "spec.service".to_owned(),
+                found: "missing".to_owned(),
+                expected:
+                    "an HTTPRoute needs at least spec.service.port and spec.service.gatewayRefs"
+                        .to_owned(),
+            }),
+        }
+    }
+}
+
+impl Router for Flavour {
+    fn provider(&self) -> &'static str {
+        self.provider
+    }
+
+    /// As in Flagger, a name counts by its beginning: `gatewayapi:v1` also answers to `gatewayapi:v1.2`.
+    fn answers_to(&self, provider: &str) -> bool {
+        provider.starts_with(self.provider)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            weights: true,
+            matches: true,
+            mirror_blue_green: true,
+            mirror_canary: false,
+            affinity: true,
+            primary_affinity: self.primary_affinity,
+        }
+    }
+
+    fn refusals(&self, canary: &Canary) -> Vec<Refusal> {
+        refusals::of(self, canary)
+    }
+
+    fn objects(&self, canary: &Canary) -> Vec<ObjectRef> {
+        vec![route_object::route_of(canary, &self.kind)]
+    }
+
+    fn desired(
+        &self,
+        request: &RouteRequest<'_>,
+        live: &Lookup<'_>,
+    ) -> Result<Vec<Write>, RouteError> {
+        let spec = rules::spec(self, request)?;
+        let reading = live(&route_object::route_of(request.canary, &self.kind));
+        let write = route_object::apply(request, &self.kind, &spec, &reading, live::says)?;
+        Ok(write.into_iter().collect())
+    }
+
+    fn observed(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Observed, RouteError> {
+        let target = route_object::route_of(canary, &self.kind);
+        let reading = live(&target);
+        let route = route_object::readable(&target, &reading)?;
+        Ok(live::observed(canary, route))
+    }
+
+    fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {
+        let reading = live(&route_object::route_of(canary, &self.kind));
+        route_object::give_back(canary, &self.kind, &reading)
+    }
+}

@@ -1,0 +1,175 @@
+//! What a canary asks for that an `HTTPRoute` can't say. Errors are those with which any route would be wrong; with warnings the rollout
+//! goes on without that feature, as it does in Flagger.
+
+use super::{Flavour, Subject, matches};
+use crate::api::{Canary, CanaryService};
+use crate::routing::{Refusal, RouteError};
+
+/// Everything that is refused, in the order of the spec.
+pub fn of(flavour: &Flavour, canary: &Canary) -> Vec<Refusal> {
+    let subject = match Subject::of(flavour, canary) {
+        Ok(subject) => subject,
+        Err(RouteError::Invalid {
+            field,
+            found,
+            expected,
+        }) => return vec![Refusal::error(field, format!("{found}; {expected}"))],
+        Err(other) => return vec![Refusal::error("spec.service", other.to_string())],
+    };
+    let mut refusals = Vec::new();
+    if subject.service.gateway_refs.is_empty() {
+        refusals.push(Refusal::error(
+            "spec.service.gatewayRefs",
+            format!("empty; {}", super::GATEWAY_REFS_EXPECTED),
+        ));
+    }
+    refusals.extend(of_matches(&subject));
+    refusals.extend(of_service(flavour, subject.service));
+    refusals.extend(of_analysis(flavour, canary));
+    refusals
+}
+
+fn of_matches(subject: &Subject<'_>) -> Vec<Refusal> {
+    let (_, problems) = matches::read(subject);
+    problems
+        .into_iter()
+        .map(|problem| {
+            let message = format!("{}; {}", problem.found, problem.expected);
+            if problem.harmless {
+                let message = format!(
+                    "{message}; the condition is left out and the route takes more requests"
+                );
+                Refusal::warning(problem.field, message)
+            } else {
+                Refusal::error(problem.field, message)
+            }
+        })
+        .collect()
+}
+
+fn of_service(flavour: &Flavour, service: &CanaryService) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    let timeouts = [
+        ("spec.service.timeout", &service.timeout),
+        ("spec.service.backendTimeout", &service.backend_timeout),
+    ];
+    for (field, value) in timeouts {
+        let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else {
+            continue;
+        };
+        if !flavour.timeouts {
+            refusals.push(Refusal::warning(
+                field,
+                format!(
+                    "{value}; {} has no timeouts, gatewayapi:v1 has",
+                    flavour.provider
+                ),
+            ));
+        } else if !is_gateway_duration(value) {
+            refusals.push(Refusal::error(
+                field,
+                format!(
+                    "{value}; the Gateway API wants one to four whole numbers of at most five digits, each with h, m, s or ms, \
+                     for example 1m30s"
+                ),
+            ));
+        }
+    }
+    if service.retries.is_some() {
+        refusals.push(Refusal::warning(
+            "spec.service.retries",
+            "set; retries are not written to an HTTPRoute, the rollout goes on without them",
+        ));
+    }
+    if let Some(policy) = &service.cors_policy {
+        if !flavour.cors {
+            refusals.push(Refusal::warning(
+                "spec.service.corsPolicy",
+                format!(
+                    "set; {} has no CORS filter, gatewayapi:v1 has",
+                    flavour.provider
+                ),
+            ));
+        } else if !policy.allow_origins.is_empty() {
+            refusals.push(Refusal::warning(
+                "spec.service.corsPolicy.allowOrigins",
+                "set; the Gateway API knows no conditions on origins, list them in allowOrigin (`*` may stand for a part)",
+            ));
+        }
+        if let Some(age) = policy.max_age.as_deref()
+            && flavour.cors
+            && super::rules::cors_seconds(age).is_none()
+        {
+            refusals.push(Refusal::warning(
+                "spec.service.corsPolicy.maxAge",
+                format!(
+                    "{age}; expected a duration of at least 1s such as 24h, the age is left out"
+                ),
+            ));
+        }
+    }
+    refusals
+}
+
+fn of_analysis(flavour: &Flavour, canary: &Canary) -> Vec<Refusal> {
+    let analysis = &canary.spec.analysis;
+    let mut refusals = Vec::new();
+    if analysis.mirror() && analysis.iterations() == 0 {
+        refusals.push(Refusal::warning(
+            "spec.analysis.mirror",
+            "true without iterations; an HTTPRoute mirrors only during Blue/Green, the mirrored step is skipped",
+        ));
+    }
+    if let Some(weight) = analysis.mirror_weight() {
+        refusals.push(Refusal::warning(
+            "spec.analysis.mirrorWeight",
+            format!("{weight}; an HTTPRoute mirrors every request"),
+        ));
+    }
+    let Some(affinity) = &analysis.session_affinity else {
+        return refusals;
+    };
+    if !analysis.matches.is_empty() {
+        refusals.push(Refusal::warning(
+            "spec.analysis.sessionAffinity",
+            "set together with spec.analysis.match; an A/B test already decides by request, cookies are not used",
+        ));
+    } else if let Some(name) = affinity.primary_cookie_name.as_deref()
+        && !name.is_empty()
+        && !flavour.primary_affinity
+    {
+        refusals.push(Refusal::warning(
+            "spec.analysis.sessionAffinity.primaryCookieName",
+            format!(
+                "{name}; {} pins only the canary's users, gatewayapi:v1 both",
+                flavour.provider
+            ),
+        ));
+    }
+    refusals
+}
+
+/// The Gateway API's own form of durations (GEP-2257).
+fn is_gateway_duration(text: &str) -> bool {
+    let mut rest = text;
+    let mut parts = 0;
+    while !rest.is_empty() {
+        let digits = rest.len()
+            - rest
+                .trim_start_matches(|digit: char| digit.is_ascii_digit())
+                .len();
+        if !(1..=5).contains(&digits) {
+            return false;
+        }
+        rest = &rest[digits..];
+        let Some(unit) = ["ms", "h", "m", "s"]
+            .into_iter()
+            .find(|unit| rest.starts_with(unit))
+        else {
+            return false;
+        };
+        rest = &rest[unit.len()..];
+        parts += 1;
+    }
+    (1..=4).contains(&parts)
+}

@@ -1,0 +1,662 @@
+//! Golden routes in `tests/fixtures/routes/`: each case is a folder with `canary.yaml`, `request.yaml` (split, cookies, provider) and
+//! the `route.yaml` that must come out. `UPDATE_GOLDEN=1` rewrites the routes; read the difference before it is committed.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::object::{APPLIED_ANNOTATION, Expect, Object, Patch, Reading, canonical_json, covers};
+use crate::routing::route_object::ORIGINAL_ANNOTATION;
+use crate::routing::{Applied, Cookies, Severity, Split, Weight, router, table};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+fn canary(yaml: &str) -> Canary {
+    Canary::decode(&serde_saphyr::from_str::<Value>(yaml).unwrap()).unwrap()
+}
+
+fn request(canary: &Canary, split: Split) -> RouteRequest<'_> {
+    RouteRequest {
+        canary,
+        split,
+        cookies: Cookies::default(),
+        selector_label: Some("app"),
+    }
+}
+
+const PLAIN: &str = "
+apiVersion: flagger.app/v1beta1
+kind: Canary
+metadata: {name: podinfo, namespace: test, uid: canary-uid}
+spec:
+  targetRef: {apiVersion: apps/v1, kind: Deployment, name: podinfo}
+  service:
+    port: 9898
+    gatewayRefs: [{name: gateway, namespace: infra}]
+  analysis: {interval: 1m, threshold: 5, maxWeight: 50, stepWeight: 10}
+";
+
+/// What the API server holds after an apply: the object with an identity, and defaults that Serin didn't write.
+fn stored(write: &Write) -> Object {
+    let Write::Apply { object, .. } = write else {
+        panic!("not an apply: {write:?}");
+    };
+    let mut stored = object.clone();
+    let value = stored.value_mut();
+    value["metadata"]["uid"] = json!("route-uid");
+    value["metadata"]["resourceVersion"] = json!("7");
+    value["metadata"]["generation"] = json!(3);
+    for rule in value["spec"]["rules"].as_array_mut().unwrap() {
+        for filter in rule["filters"].as_array_mut().into_iter().flatten() {
+            if filter["type"] == "CORS" && filter["cors"]["maxAge"].is_null() {
+                filter["cors"]["maxAge"] = json!(5);
+            }
+        }
+    }
+    stored
+}
+
+fn present(object: Object) -> impl Fn(&ObjectRef) -> Reading {
+    let object = Arc::new(object);
+    move |_| Reading::Present(object.clone())
+}
+
+fn absent(_: &ObjectRef) -> Reading {
+    Reading::Absent
+}
+
+fn first(request: &RouteRequest<'_>) -> Write {
+    V1.desired(request, &absent).unwrap().remove(0)
+}
+
+fn live(canary: &Canary, split: Split) -> Object {
+    stored(&first(&request(canary, split)))
+}
+
+#[test]
+fn golden_routes() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/routes");
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    cases.sort();
+    assert!(
+        cases.len() >= 15,
+        "cases are missing from {}",
+        folder.display()
+    );
+    let mut wrong = Vec::new();
+    for case in cases {
+        let canary = canary(&std::fs::read_to_string(case.join("canary.yaml")).unwrap());
+        let wish: Value =
+            serde_saphyr::from_str(&std::fs::read_to_string(case.join("request.yaml")).unwrap())
+                .unwrap();
+        let cookie = |key: &str| wish["cookies"][key].as_str().map(str::to_owned);
+        let request = RouteRequest {
+            canary: &canary,
+            split: Split {
+                canary: Weight::clamped(wish["weight"].as_i64().unwrap()),
+                mirrored: wish["mirrored"].as_bool().unwrap_or(false),
+            },
+            cookies: Cookies {
+                canary: cookie("canary"),
+                primary: cookie("primary"),
+                previous: cookie("previous"),
+            },
+            selector_label: Some("app"),
+        };
+        let router = router(wish["provider"].as_str().unwrap_or("gatewayapi:v1")).unwrap();
+        assert_eq!(router.refusals(&canary), [], "{}", case.display());
+        let writes = router.desired(&request, &absent).unwrap();
+        let [Write::Apply { object, .. }] = writes.as_slice() else {
+            panic!("{}: {writes:?}", case.display());
+        };
+        let mut found = object.value().clone();
+        found["metadata"]["annotations"]
+            .as_object_mut()
+            .unwrap()
+            .remove(APPLIED_ANNOTATION);
+        let path = case.join("route.yaml");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, serde_saphyr::to_string(&found).unwrap()).unwrap();
+        }
+        let expected: Value =
+            serde_saphyr::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        if canonical_json(&expected) != canonical_json(&found) {
+            wrong.push(format!(
+                "{}:\n{}",
+                case.display(),
+                serde_saphyr::to_string(&found).unwrap()
+            ));
+        }
+        let observed = router
+            .observed(&canary, &present(stored(&writes[0])))
+            .unwrap();
+        assert_eq!(observed.split, Some(request.split), "{}", case.display());
+        let again = router
+            .desired(&request, &present(stored(&writes[0])))
+            .unwrap();
+        assert_eq!(again, [], "{}", case.display());
+    }
+    assert!(wrong.is_empty(), "not as expected:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn given_a_route_that_says_it_when_asked_again_then_nothing_is_written() {
+    let canary = canary(PLAIN);
+    let request = request(&canary, Split::canary(10));
+    let live = present(stored(&first(&request)));
+    assert_eq!(V1.desired(&request, &live).unwrap(), []);
+}
+
+#[test]
+fn given_weights_edited_by_hand_when_asked_then_one_write_guarded_by_the_version_puts_them_back() {
+    let canary = canary(PLAIN);
+    let request = request(&canary, Split::canary(10));
+    let mut edited = stored(&first(&request));
+    edited.value_mut()["spec"]["rules"][0]["backendRefs"][1]["weight"] = json!(60);
+    let writes = V1.desired(&request, &present(edited)).unwrap();
+    let [Write::Apply { object, expect, .. }] = writes.as_slice() else {
+        panic!("{writes:?}");
+    };
+    assert_eq!(
+        object.number("/spec/rules/0/backendRefs/1/weight"),
+        Some(10)
+    );
+    assert_eq!(
+        *expect,
+        Expect::Version {
+            uid: "route-uid".into(),
+            resource_version: "7".into()
+        }
+    );
+    assert_eq!(
+        V1.desired(&request, &present(stored(&writes[0]))).unwrap(),
+        []
+    );
+}
+
+#[test]
+fn given_a_filter_match_host_or_parent_added_by_hand_then_it_is_drift() {
+    let canary = canary(PLAIN);
+    let request = request(&canary, Split::canary(10));
+    let edits: [fn(&mut Value); 5] = [
+        |spec| {
+            spec["rules"][0]["filters"] =
+                json!([{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "x"}}}]);
+        },
+        |spec| {
+            spec["rules"][0]["matches"][0]["headers"] =
+                json!([{"type": "Exact", "name": "a", "value": "b"}]);
+        },
+        |spec| spec["hostnames"] = json!(["other.example.com"]),
+        |spec| {
+            spec["parentRefs"]
+                .as_array_mut()
+                .unwrap()
+                .push(json!({"name": "second"}));
+        },
+        |spec| spec["rules"][0]["timeouts"] = json!({"request": "1s"}),
+    ];
+    for edit in edits {
+        let mut edited = stored(&first(&request));
+        edit(&mut edited.value_mut()["spec"]);
+        let writes = V1.desired(&request, &present(edited.clone())).unwrap();
+        assert_eq!(writes.len(), 1, "{:?}", edited.at("/spec"));
+    }
+}
+
+#[test]
+fn foreign_annotations_and_labels_are_neither_owned_nor_drift() {
+    let canary = canary(PLAIN);
+    let request = request(&canary, Split::canary(10));
+    let mut live = stored(&first(&request));
+    live.value_mut()["metadata"]["annotations"]["external-dns/ttl"] = json!("60");
+    live.value_mut()["metadata"]["labels"] = json!({"team": "a"});
+    assert_eq!(V1.desired(&request, &present(live.clone())).unwrap(), []);
+    let other = super::tests::request(&canary, Split::canary(20));
+    let writes = V1.desired(&other, &present(live)).unwrap();
+    let Write::Apply { object, .. } = &writes[0] else {
+        panic!("{writes:?}");
+    };
+    assert_eq!(object.annotation("external-dns/ttl"), None);
+    assert!(object.labels().is_empty());
+}
+
+#[test]
+fn given_a_route_of_another_controller_then_it_is_left_alone_and_named() {
+    let canary = canary(PLAIN);
+    let mut route = live(&canary, Split::PRIMARY);
+    route.value_mut()["metadata"]["ownerReferences"] = json!([{"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "name": "other", "uid": "other-uid", "controller": true}]);
+    let error = V1
+        .desired(&request(&canary, Split::PRIMARY), &present(route))
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, RouteError::Unfit(..)), "{text}");
+    assert!(
+        text.contains("Canary other") && text.contains("spec.service.name"),
+        "{text}"
+    );
+}
+
+#[test]
+fn given_an_unreadable_route_then_nothing_is_written_or_claimed() {
+    let canary = canary(PLAIN);
+    let unknown = |_: &ObjectRef| Reading::Unknown("timeout".into());
+    let desired = V1.desired(&request(&canary, Split::PRIMARY), &unknown);
+    assert!(matches!(desired, Err(RouteError::Unknown(..))));
+    assert!(matches!(
+        V1.observed(&canary, &unknown),
+        Err(RouteError::Unknown(..))
+    ));
+    assert!(matches!(
+        V1.finalize(&canary, &unknown),
+        Err(RouteError::Unknown(..))
+    ));
+}
+
+fn users_route() -> Object {
+    Object::new(json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "podinfo", "namespace": "test", "uid": "route-uid", "resourceVersion": "5",
+            "annotations": {"kustomize.toolkit.fluxcd.io/reconcile": "enabled", "mine": "yes"}},
+        "spec": {"parentRefs": [{"name": "gateway"}], "hostnames": ["a.example.com"],
+            "rules": [{"backendRefs": [{"name": "podinfo", "port": 9898}]}]},
+    }))
+}
+
+#[test]
+fn given_a_users_route_when_taken_over_and_finalized_then_it_is_as_before() {
+    let canary = canary(PLAIN);
+    let before = users_route();
+    let request = request(&canary, Split::PRIMARY);
+    let taken = V1
+        .desired(&request, &present(before.clone()))
+        .unwrap()
+        .remove(0);
+    let mut live = stored(&taken);
+    live.value_mut()["metadata"]["annotations"]["mine"] = json!("yes");
+    assert!(
+        live.annotation(ORIGINAL_ANNOTATION)
+            .unwrap()
+            .contains("a.example.com")
+    );
+    assert_eq!(live.at("/spec/hostnames"), &json!([]));
+    assert_eq!(V1.desired(&request, &present(live.clone())).unwrap(), []);
+
+    let writes = V1.finalize(&canary, &present(live.clone())).unwrap();
+    let [
+        Write::Patch {
+            patch: Patch::Json(operations),
+            expect: Expect::Version { .. },
+            ..
+        },
+    ] = writes.as_slice()
+    else {
+        panic!("{writes:?}");
+    };
+    for operation in operations {
+        patch(live.value_mut(), operation);
+    }
+    assert_eq!(live.at("/spec"), before.at("/spec"));
+    assert_eq!(live.annotations(), before.annotations());
+    assert_eq!(live.controller_owner(), None);
+}
+
+/// A JSON patch operation, as far as it is used here.
+fn patch(value: &mut Value, operation: &Value) {
+    let path = operation["path"].as_str().unwrap();
+    let (parent, key) = path.rsplit_once('/').unwrap();
+    let key = key.replace("~1", "/").replace("~0", "~");
+    let parent = value.pointer_mut(parent).unwrap();
+    match (operation["op"].as_str().unwrap(), parent) {
+        ("test", parent) => assert_eq!(parent[&key], operation["value"]),
+        ("replace", parent) => parent[&key] = operation["value"].clone(),
+        ("remove", Value::Array(items)) => {
+            items.remove(key.parse().unwrap());
+        }
+        ("remove", parent) => {
+            parent.as_object_mut().unwrap().remove(&key).unwrap();
+        }
+        (op, _) => panic!("{op}"),
+    }
+}
+
+#[test]
+fn given_a_route_made_for_the_canary_when_finalized_then_the_owner_reference_does_it() {
+    let canary = canary(PLAIN);
+    assert_eq!(
+        V1.finalize(&canary, &present(live(&canary, Split::PRIMARY)))
+            .unwrap(),
+        []
+    );
+    assert_eq!(V1.finalize(&canary, &absent).unwrap(), []);
+}
+
+#[test]
+fn given_a_route_inherited_from_flagger_then_its_split_is_read_and_nothing_is_kept_as_original() {
+    let canary = canary(PLAIN);
+    let mut route = live(&canary, Split::canary(30));
+    let metadata = route.value_mut()["metadata"].as_object_mut().unwrap();
+    metadata.remove("ownerReferences");
+    metadata.remove("annotations");
+    assert_eq!(
+        V1.observed(&canary, &present(route.clone())).unwrap().split,
+        Some(Split::canary(30))
+    );
+    let writes = V1
+        .desired(&request(&canary, Split::canary(30)), &present(route))
+        .unwrap();
+    let Write::Apply { object, .. } = &writes[0] else {
+        panic!("{writes:?}");
+    };
+    assert_eq!(object.annotation(ORIGINAL_ANNOTATION), None);
+}
+
+#[test]
+fn weights_that_do_not_sum_to_a_hundred_are_read_as_proportions() {
+    let canary = canary(PLAIN);
+    let cases = [
+        (json!(9), json!(1), Some(10)),
+        (json!(90), json!(10), Some(10)),
+        (json!(0), json!(0), None),
+        (json!(999), json!(1), Some(1)),
+        (json!(1), json!(999), Some(99)),
+        (json!(0), json!(5), Some(100)),
+        (json!(-1), json!(5), None),
+        (Value::Null, Value::Null, Some(50)),
+    ];
+    for (primary, share, expected) in cases {
+        let mut route = live(&canary, Split::PRIMARY);
+        let backends = &mut route.value_mut()["spec"]["rules"][0]["backendRefs"];
+        backends[0]["weight"] = primary.clone();
+        backends[1]["weight"] = share.clone();
+        let found = V1.observed(&canary, &present(route)).unwrap().split;
+        assert_eq!(found, expected.map(Split::canary), "{primary}/{share}");
+    }
+}
+
+#[test]
+fn rules_that_disagree_carry_no_split() {
+    let canary = canary(PLAIN);
+    let mut route = live(&canary, Split::canary(10));
+    let mut second = route.at("/spec/rules/0").clone();
+    second["backendRefs"][0]["weight"] = json!(50);
+    second["backendRefs"][1]["weight"] = json!(50);
+    route.value_mut()["spec"]["rules"]
+        .as_array_mut()
+        .unwrap()
+        .push(second);
+    assert_eq!(V1.observed(&canary, &present(route)).unwrap().split, None);
+}
+
+#[test]
+fn a_route_is_applied_once_every_parent_has_accepted_this_generation() {
+    let canary = canary(PLAIN);
+    let entry = |conditions: Value| json!([{"parentRef": {"name": "gateway", "namespace": "infra"}, "conditions": conditions}]);
+    let pending = |text: &str| Some(text.to_owned());
+    let cases = [
+        (json!([]), pending("no gateway has accepted the route yet")),
+        (
+            entry(json!([])),
+            pending("no gateway has accepted the route yet"),
+        ),
+        (
+            json!([{"parentRef": {"name": "else"}, "conditions": [{"type": "Accepted", "status": "True"}]}]),
+            pending("no gateway has accepted the route yet"),
+        ),
+        (
+            entry(json!([{"type": "Accepted", "status": "True", "observedGeneration": 2}])),
+            pending("has seen generation 2 of the route, not yet 3"),
+        ),
+        (
+            entry(
+                json!([{"type": "Accepted", "status": "False", "observedGeneration": 3, "reason": "NotAllowedByListeners", "message": "wrong namespace"}]),
+            ),
+            pending("NotAllowedByListeners: wrong namespace"),
+        ),
+        (
+            entry(
+                json!([{"type": "Accepted", "status": "True", "observedGeneration": 3},
+                {"type": "ResolvedRefs", "status": "False", "reason": "BackendNotFound", "message": "no podinfo-canary"}]),
+            ),
+            pending("BackendNotFound: no podinfo-canary"),
+        ),
+        (
+            entry(json!([{"type": "Accepted", "status": "True", "observedGeneration": 3}])),
+            None,
+        ),
+    ];
+    for (parents, expected) in cases {
+        let mut route = live(&canary, Split::PRIMARY);
+        route.value_mut()["status"] = json!({"parents": parents});
+        match (
+            V1.observed(&canary, &present(route)).unwrap().applied,
+            expected,
+        ) {
+            (Applied::Yes, None) => {}
+            (Applied::Pending(text), Some(part)) => assert!(text.contains(&part), "{text}"),
+            (applied, expected) => panic!("{applied:?}, expected {expected:?}"),
+        }
+    }
+    assert!(matches!(
+        V1.observed(&canary, &absent).unwrap().applied,
+        Applied::Pending(_)
+    ));
+}
+
+#[test]
+fn the_last_writer_is_named_only_where_it_is_somebody_else() {
+    let canary = canary(PLAIN);
+    let cases = [
+        (
+            json!([{"manager": "serin", "time": "2026-01-01T10:00:00Z"}]),
+            None,
+        ),
+        (
+            json!([{"manager": "serin", "time": "2026-01-01T10:00:00Z"}, {"manager": "kubectl-edit", "time": "2026-01-01T11:00:00Z"}]),
+            Some("kubectl-edit"),
+        ),
+        (
+            json!([{"manager": "serin", "time": "2026-01-01T12:00:00Z"}, {"manager": "kubectl-edit", "time": "2026-01-01T11:00:00Z"}]),
+            None,
+        ),
+        (
+            json!([{"manager": "flagger", "time": "2026-01-01T12:00:00Z"}, {"manager": "kubectl-edit", "time": "2026-01-01T11:00:00Z"}]),
+            None,
+        ),
+        (
+            json!([{"manager": "serin", "time": "2026-01-01T10:00:00Z"}, {"manager": "envoy", "subresource": "status", "time": "2026-01-01T11:00:00Z"}]),
+            None,
+        ),
+    ];
+    for (fields, expected) in cases {
+        let mut route = live(&canary, Split::PRIMARY);
+        route.value_mut()["metadata"]["managedFields"] = fields.clone();
+        let found = V1
+            .observed(&canary, &present(route))
+            .unwrap()
+            .foreign_writer;
+        assert_eq!(found.as_deref(), expected, "{fields}");
+    }
+}
+
+#[test]
+fn what_an_http_route_cannot_say_is_refused_by_field_and_value() {
+    use Severity::{Error, Warning};
+    let cases = [
+        (
+            "service: {port: 80}",
+            Error,
+            "spec.service.gatewayRefs",
+            "empty",
+        ),
+        (
+            "match: [{headers: {x: {prefix: a}}}]",
+            Error,
+            "spec.service.match[0].headers.x",
+            r#"{"prefix":"a"}"#,
+        ),
+        (
+            "match: [{uri: {}}]",
+            Error,
+            "spec.service.match[0].uri",
+            "{}",
+        ),
+        (
+            "match: [{method: {prefix: P}}]",
+            Error,
+            "spec.service.match[0].method",
+            r#"{"prefix":"P"}"#,
+        ),
+        (
+            "match: [{sourceLabels: {app: a}}]",
+            Warning,
+            "spec.service.match[0].sourceLabels",
+            "labels of the caller",
+        ),
+        (
+            "ANALYSIS match: [{headers: {x: {suffix: a}}}]",
+            Error,
+            "spec.analysis.match[0].headers.x",
+            r#"{"suffix":"a"}"#,
+        ),
+        (
+            "ANALYSIS match: [{sourceLabels: {app: a}}]",
+            Error,
+            "spec.analysis.match[0].sourceLabels",
+            "labels of the caller",
+        ),
+        (
+            "ANALYSIS match: [{}]",
+            Error,
+            "spec.analysis.match[0]",
+            "every request would go to the canary",
+        ),
+        (
+            "ANALYSIS mirror: true",
+            Warning,
+            "spec.analysis.mirror",
+            "without iterations",
+        ),
+        ("timeout: 1.5s", Error, "spec.service.timeout", "1.5s"),
+        (
+            "retries: {attempts: 3}",
+            Warning,
+            "spec.service.retries",
+            "retries",
+        ),
+        (
+            "corsPolicy: {allowOrigins: [{prefix: a}]}",
+            Warning,
+            "spec.service.corsPolicy.allowOrigins",
+            "allowOrigin",
+        ),
+    ];
+    for (text, severity, field, part) in cases {
+        let manifest = match text.strip_prefix("ANALYSIS ") {
+            Some(more) => PLAIN.replace("{interval: 1m", &format!("{{{more}, interval: 1m")),
+            None if text.starts_with("service:") => {
+                PLAIN.replace("    gatewayRefs: [{name: gateway, namespace: infra}]\n", "")
+            }
+            None => PLAIN.replace("    port: 9898\n", &format!("    port: 9898\n    {text}\n")),
+        };
+        let canary = canary(&manifest);
+        let refusals = V1.refusals(&canary);
+        let [refusal] = refusals.as_slice() else {
+            panic!("{text}: {refusals:?}");
+        };
+        assert_eq!(
+            (refusal.severity, refusal.field.as_str()),
+            (severity, field)
+        );
+        assert!(
+            refusal.message.contains(part),
+            "{text}: {}",
+            refusal.message
+        );
+        let writes = V1.desired(&request(&canary, Split::PRIMARY), &absent);
+        let written_nonetheless = severity == Warning || field.ends_with("timeout");
+        assert_eq!(writes.is_ok(), written_nonetheless, "{text}: {writes:?}");
+    }
+}
+
+#[test]
+fn providers_are_found_by_flaggers_rules() {
+    for (name, provider) in [
+        ("gatewayapi:v1", Some("gatewayapi:v1")),
+        ("gatewayapi:v1.4", Some("gatewayapi:v1")),
+        ("gatewayapi:v1beta1", Some("gatewayapi:v1beta1")),
+        ("kubernetes", Some("kubernetes")),
+        ("kubernetes2", None),
+        ("gatewayapi", None),
+    ] {
+        assert_eq!(router(name).map(Router::provider), provider, "{name}");
+    }
+    assert_eq!(table().len(), 3);
+}
+
+prop_compose! {
+    fn canaries()(
+        port in 1..=65535_i64,
+        iterations in prop::option::of(1..20_i64),
+        ab in any::<bool>(),
+        affinity in any::<bool>(),
+        headers in prop::collection::btree_map("[a-z]{1,6}", "[a-z0-9]{1,6}", 0..5),
+        paths in prop::collection::vec("/[a-z]{1,5}", 0..4),
+    ) -> Canary {
+        let mut analysis = json!({"interval": "1m", "threshold": 3});
+        match iterations {
+            Some(number) => analysis["iterations"] = json!(number),
+            None => analysis["stepWeight"] = json!(10),
+        }
+        if ab {
+            analysis["match"] = json!([{"headers": {"x-canary": {"exact": "yes"}}}]);
+        }
+        if affinity {
+            analysis["sessionAffinity"] = json!({"cookieName": "side", "primaryCookieName": "home"});
+        }
+        let matches: Vec<Value> = paths.iter().map(|path| json!({"uri": {"prefix": path}})).collect();
+        Canary::decode(&json!({
+            "apiVersion": "flagger.app/v1beta1", "kind": "Canary",
+            "metadata": {"name": "app", "namespace": "test", "uid": "u"},
+            "spec": {
+                "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
+                "service": {"port": port, "gatewayRefs": [{"name": "g"}], "match": matches,
+                    "headers": {"response": {"set": headers}}},
+                "analysis": analysis,
+            },
+        })).unwrap()
+    }
+}
+
+proptest! {
+    /// I1: whatever is asked for, the weights of a rule sum to 100, and what is written reads back as what was asked for.
+    #[test]
+    fn every_split_is_written_whole_and_reads_back(
+        canary in canaries(), weight in 0..=100_i64, mirrored in any::<bool>(), cookies in any::<[bool; 3]>(),
+    ) {
+        let cookie = |wanted: bool, text: &str| wanted.then(|| text.to_owned());
+        let request = RouteRequest {
+            canary: &canary,
+            split: Split { canary: Weight::clamped(weight), mirrored },
+            cookies: Cookies {
+                canary: cookie(cookies[0], "side=abc"),
+                primary: cookie(cookies[1], "home=def"),
+                previous: cookie(cookies[2], "side=old"),
+            },
+            selector_label: None,
+        };
+        let write = first(&request);
+        let route = stored(&write);
+        for rule in route.at("/spec/rules").as_array().unwrap() {
+            let sum: i64 = rule["backendRefs"].as_array().unwrap().iter().map(|b| b["weight"].as_i64().unwrap()).sum();
+            prop_assert_eq!(sum, 100);
+        }
+        prop_assert!(covers(route.value(), route.value()));
+        prop_assert_eq!(V1.observed(&canary, &present(route.clone())).unwrap().split, Some(request.split));
+        prop_assert_eq!(V1.desired(&request, &present(route)).unwrap(), []);
+    }
+}

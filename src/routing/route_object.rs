@@ -1,0 +1,284 @@
+//! What routers that write one route object of their own, named like the apex Service, have in common: its metadata, whom it
+//! belongs to, how a route of the user is taken over and given back, and which other hand wrote it last.
+
+use super::{RouteError, RouteRequest};
+use crate::api::{Canary, CustomMetadata};
+use crate::object::{
+    APPLIED_ANNOTATION, Expect, Kind, Object, ObjectRef, Patch, Reading, Write, apply_if_needed,
+    seal,
+};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Annotation with what a route said before Serin took it over: compact JSON
+/// `{"spec": …, "labels": {key: value or null}, "annotations": {key: value or null}}`, where `null` stands for a key that was not there.
+pub const ORIGINAL_ANNOTATION: &str = "serin.dev/original-route";
+
+/// Annotations are limited to 256 KiB for one object; a quarter of it is left to one of ours.
+const LARGEST_ORIGINAL: usize = 64 * 1024;
+
+/// Keeps Flux from putting back what it finds changed. Flagger sets the same two.
+const TOOLKIT_ANNOTATIONS: [(&str, &str); 2] = [
+    ("kustomize.toolkit.fluxcd.io/reconcile", "disabled"),
+    ("helm.toolkit.fluxcd.io/driftDetection", "disabled"),
+];
+
+/// Field manager of Serin, and of the controller that it may have inherited the route from.
+const OWN_HANDS: [&str; 2] = ["serin", "flagger"];
+
+fn apex_metadata(canary: &Canary) -> Option<&CustomMetadata> {
+    canary.spec.service.as_ref()?.apex.as_ref()
+}
+
+fn uid(canary: &Canary) -> &str {
+    canary.metadata.uid.as_deref().unwrap_or_default()
+}
+
+/// The route of a canary: named like its apex Service, in its namespace.
+pub fn route_of(canary: &Canary, kind: &Kind) -> ObjectRef {
+    kind.named(&canary.metadata.namespace, canary.apex_name())
+}
+
+fn labels(canary: &Canary, selector_label: Option<&str>) -> BTreeMap<String, String> {
+    let Some(apex) = apex_metadata(canary) else {
+        return BTreeMap::new();
+    };
+    let mut labels = apex.labels.clone();
+    if let Some(key) = selector_label {
+        labels.insert(key.to_owned(), canary.apex_name().to_owned());
+    }
+    labels
+}
+
+fn annotations(canary: &Canary) -> BTreeMap<String, String> {
+    let mut annotations = apex_metadata(canary)
+        .map(|apex| apex.annotations.clone())
+        .unwrap_or_default();
+    for (key, value) in TOOLKIT_ANNOTATIONS {
+        annotations.insert(key.to_owned(), value.to_owned());
+    }
+    annotations
+}
+
+/// The live route for reading: an error where it could not be read.
+pub fn readable<'a>(
+    target: &ObjectRef,
+    live: &'a Reading,
+) -> Result<Option<&'a Object>, RouteError> {
+    match live {
+        Reading::Unknown(why) => Err(RouteError::Unknown(Box::new(target.clone()), why.clone())),
+        other => Ok(other.object()),
+    }
+}
+
+/// True if the canary controls the object.
+fn is_ours(canary: &Canary, object: &Object) -> bool {
+    object
+        .controller_owner()
+        .is_some_and(|owner| !owner.uid.is_empty() && owner.uid == uid(canary))
+}
+
+/// What the route said before it was taken over, to be kept as long as the route is ours. `None` for a route that was never
+/// the user's: one that Serin or Flagger made (it has this canary as controller, or already sends to its two Services).
+fn original(
+    request: &RouteRequest<'_>,
+    target: &ObjectRef,
+    live: &Object,
+    set: (&BTreeMap<String, String>, &BTreeMap<String, String>),
+) -> Result<Option<String>, RouteError> {
+    if let Some(kept) = live.annotation(ORIGINAL_ANNOTATION) {
+        return Ok(Some(kept.to_owned()));
+    }
+    if is_ours(request.canary, live) {
+        return Ok(None);
+    }
+    if let Some(owner) = live.controller_owner() {
+        return Err(RouteError::Unfit(
+            Box::new(target.clone()),
+            format!(
+                "it is controlled by {} {} (uid {}); a route can serve one canary only: give spec.service.name of this \
+                 canary a name that no other object uses, or remove that route",
+                owner.kind, owner.name, owner.uid
+            ),
+        ));
+    }
+    let spec = live.at("/spec").to_string();
+    let made_for_canary = [
+        request.canary.primary_service_name(),
+        request.canary.canary_service_name(),
+    ]
+    .iter()
+    .all(|name| spec.contains(&Value::String(name.clone()).to_string()));
+    if live.annotation(APPLIED_ANNOTATION).is_some() || made_for_canary {
+        return Ok(None);
+    }
+    let before = |keys: &BTreeMap<String, String>, now: &BTreeMap<String, String>| -> Value {
+        keys.keys()
+            .map(|key| (key.clone(), json!(now.get(key))))
+            .collect::<Map<_, _>>()
+            .into()
+    };
+    let kept = json!({
+        "spec": live.at("/spec"),
+        "labels": before(set.0, &live.labels()),
+        "annotations": before(set.1, &live.annotations()),
+    })
+    .to_string();
+    if kept.len() > LARGEST_ORIGINAL {
+        return Err(RouteError::Unfit(
+            Box::new(target.clone()),
+            format!(
+                "it exists already and is too large to be kept for giving it back ({} bytes, at most {LARGEST_ORIGINAL}); \
+                 remove the route, or give spec.service.name of the canary a name of its own",
+                kept.len()
+            ),
+        ));
+    }
+    Ok(Some(kept))
+}
+
+/// The apply that makes the route named like the apex Service say `spec`, or nothing where it does. `says` compares a live spec
+/// with the desired one. A route of the user is taken over and what it said is kept in [`ORIGINAL_ANNOTATION`].
+pub fn apply(
+    request: &RouteRequest<'_>,
+    kind: &Kind,
+    spec: &Value,
+    live: &Reading,
+    says: fn(live: &Value, desired: &Value) -> bool,
+) -> Result<Option<Write>, RouteError> {
+    let canary = request.canary;
+    let target = route_of(canary, kind);
+    let live_object = readable(&target, live)?;
+    let labels = labels(canary, request.selector_label);
+    let mut annotations = annotations(canary);
+    if let Some(object) = live_object
+        && let Some(kept) = original(request, &target, object, (&labels, &annotations))?
+    {
+        annotations.insert(ORIGINAL_ANNOTATION.to_owned(), kept);
+    }
+    let mut metadata = json!({
+        "name": target.name,
+        "namespace": target.namespace,
+        "annotations": annotations,
+        "ownerReferences": canary.owner_reference().into_iter().collect::<Vec<_>>(),
+    });
+    if !labels.is_empty() {
+        metadata["labels"] = json!(labels);
+    }
+    let desired = Object::new(json!({
+        "apiVersion": kind.api_version(),
+        "kind": kind.kind,
+        "metadata": metadata,
+        "spec": spec,
+    }));
+    if let Some(write) = apply_if_needed(kind, desired.clone(), live) {
+        return Ok(Some(write));
+    }
+    // `covers` tolerates what it takes for foreign additions; in a route an added filter or match is drift.
+    Ok(live_object
+        .filter(|object| !says(object.at("/spec"), desired.at("/spec")))
+        .map(|object| Write::Apply {
+            kind: kind.clone(),
+            expect: Expect::unchanged(object),
+            object: seal(desired),
+        }))
+}
+
+/// The patch that gives a taken-over route back as it was, without Serin's metadata; nothing for a route that was made for the
+/// canary, since the API server collects it with its owner.
+pub fn give_back(canary: &Canary, kind: &Kind, live: &Reading) -> Result<Vec<Write>, RouteError> {
+    let target = route_of(canary, kind);
+    let Some(object) = readable(&target, live)? else {
+        return Ok(Vec::new());
+    };
+    let Some(kept) = object.annotation(ORIGINAL_ANNOTATION) else {
+        return Ok(Vec::new());
+    };
+    if !is_ours(canary, object) {
+        return Ok(Vec::new());
+    }
+    let kept: Value = serde_json::from_str(kept)
+        .ok()
+        .filter(|kept: &Value| kept["spec"].is_object())
+        .ok_or_else(|| {
+            RouteError::Unfit(
+            Box::new(target.clone()),
+                format!(
+                    "annotation {ORIGINAL_ANNOTATION} should hold the route as it was before the take-over (JSON with a \
+                     `spec` object) and can't be read; write the wanted spec by hand and remove the annotation"
+                ),
+            )
+        })?;
+    let mut operations = vec![json!({"op": "replace", "path": "/spec", "value": kept["spec"]})];
+    let mut ours = annotations(canary);
+    ours.insert(APPLIED_ANNOTATION.to_owned(), String::new());
+    ours.insert(ORIGINAL_ANNOTATION.to_owned(), String::new());
+    operations.extend(restore("annotations", &kept["annotations"], &ours, object));
+    operations.extend(restore(
+        "labels",
+        &kept["labels"],
+        &labels(canary, None),
+        object,
+    ));
+    let owners = object.at("/metadata/ownerReferences").as_array();
+    let position = owners.and_then(|owners| {
+        owners
+            .iter()
+            .position(|owner| owner["uid"].as_str() == Some(uid(canary)))
+    });
+    if let Some(position) = position {
+        let path = format!("/metadata/ownerReferences/{position}");
+        operations.push(json!({"op": "test", "path": format!("{path}/uid"), "value": uid(canary)}));
+        operations.push(json!({"op": "remove", "path": path}));
+    }
+    Ok(vec![Write::Patch {
+        target,
+        patch: Patch::Json(operations),
+        expect: Expect::unchanged(object),
+    }])
+}
+
+/// The operations that put a map of the metadata back: keys that were there before get their old values, keys of ours go.
+fn restore(
+    map: &str,
+    before: &Value,
+    ours: &BTreeMap<String, String>,
+    live: &Object,
+) -> Vec<Value> {
+    let now = live.string_map(&format!("/metadata/{map}"));
+    let keys: BTreeSet<&String> = before
+        .as_object()
+        .into_iter()
+        .flat_map(Map::keys)
+        .chain(ours.keys())
+        .collect();
+    keys.into_iter()
+        .filter(|key| now.contains_key(*key))
+        .map(|key| {
+            let path = format!(
+                "/metadata/{map}/{}",
+                key.replace('~', "~0").replace('/', "~1")
+            );
+            match before[key.as_str()].as_str() {
+                Some(value) => json!({"op": "replace", "path": path, "value": value}),
+                None => json!({"op": "remove", "path": path}),
+            }
+        })
+        .collect()
+}
+
+/// The writer, other than Serin (and Flagger, whose routes it inherits), that has the newest entry in `metadata.managedFields`.
+/// Writers of the status don't count; a tie in time counts for Serin.
+pub fn foreign_writer(object: &Object) -> Option<String> {
+    let entries = object.at("/metadata/managedFields").as_array()?;
+    let newest = entries
+        .iter()
+        .filter(|entry| entry["subresource"].as_str().unwrap_or_default().is_empty())
+        .filter_map(|entry| {
+            let manager = entry["manager"].as_str()?;
+            let own = OWN_HANDS.contains(&manager);
+            Some((entry["time"].as_str().unwrap_or_default(), own, manager))
+        })
+        .max()?;
+    (!newest.1).then(|| newest.2.to_owned())
+}
