@@ -1,6 +1,8 @@
 //! Serin: progressive delivery for Kubernetes that takes Flagger's manifests unchanged.
 
+pub mod analysis;
 pub mod api;
 pub mod object;
+pub mod rollout;
 pub mod routing;
 pub mod workload;

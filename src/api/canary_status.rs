@@ -330,6 +330,9 @@ pub struct Promoted {
     )]
     #[schemars(schema_with = "schema::time")]
     pub promoted_at: Option<Timestamp>,
+    /// Replicas of the primary at its promotion; a primary that was lost is rebuilt with as many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i64>,
 }
 
 /// How a run ended.

@@ -18,7 +18,9 @@ mod write;
 pub use canonical::{canonical_json, covers, digest, short_digest};
 pub use kind::{Kind, ObjectRef, kinds};
 pub use reading::{Endpoints, Pods, Reading};
-pub use write::{APPLIED_ANNOTATION, Expect, Patch, Write, apply_if_needed, seal};
+pub use write::{
+    APPLIED_ANNOTATION, Expect, Patch, Write, apply_if_needed, apply_sealed_if_needed, seal,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

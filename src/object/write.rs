@@ -100,7 +100,13 @@ pub fn seal(mut object: Object) -> Object {
 /// Unknown readings give nothing: what can't be seen is not written.
 #[must_use]
 pub fn apply_if_needed(kind: &Kind, desired: Object, live: &Reading) -> Option<Write> {
-    let desired = seal(desired);
+    apply_sealed_if_needed(kind, seal(desired), live)
+}
+
+/// As [`apply_if_needed`] for an object that carries its seal already. Fields that were added after sealing don't count for the
+/// seal: that is for values that others change too, such as replicas.
+#[must_use]
+pub fn apply_sealed_if_needed(kind: &Kind, desired: Object, live: &Reading) -> Option<Write> {
     let expect = match live {
         Reading::Unknown(_) => return None,
         Reading::Absent => Expect::Any,

@@ -2,16 +2,26 @@
 //! cluster to it, and what it needs to know next. It is a pure function: the same snapshot gives the same decision, so a
 //! crash anywhere is repaired by deciding again.
 
+mod checks;
+mod conditions;
+mod converge;
 mod decision;
+mod interim;
+mod ladder;
 mod need;
+mod pass;
 mod snapshot;
+mod stage;
+mod view;
 
 pub use decision::{Announcement, Decision, Severity, Tally};
+pub use ladder::{NextStep, ladder, next_step};
 pub use need::{Finding, HookAnswer, HookCall, HookPayload, Need, Request};
 pub use snapshot::{ListRef, Listing, Settings, Sibling, Snapshot, Want};
+pub use stage::Stage;
 
 /// One pass over one canary.
 #[must_use]
-pub fn decide(_snapshot: &Snapshot) -> Decision {
-    Decision::default()
+pub fn decide(snapshot: &Snapshot) -> Decision {
+    pass::decide(snapshot)
 }

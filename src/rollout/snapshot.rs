@@ -177,7 +177,11 @@ impl Snapshot {
 fn count_endpoints(slices: &[Arc<Object>]) -> Endpoints {
     let mut count = Endpoints::default();
     let mut seen = BTreeSet::new();
-    for endpoint in slices.iter().filter_map(|slice| slice.at("/endpoints").as_array()).flatten() {
+    for endpoint in slices
+        .iter()
+        .filter_map(|slice| slice.at("/endpoints").as_array())
+        .flatten()
+    {
         let address = endpoint["addresses"][0].as_str().unwrap_or_default();
         // A moving endpoint may stand in two slices for a moment.
         if !seen.insert(address.to_owned()) {

@@ -1,0 +1,308 @@
+//! The checks of one round: hooks and metrics asked at the same time, and what follows from their answers. A round has a slot in
+//! time; its needs carry the slot in their keys, so a question is asked once per interval and an answer that comes late finds
+//! nobody waiting.
+
+use super::need::{Finding, HookAnswer, HookCall, HookPayload, Need, Request};
+use super::view::View;
+use crate::analysis::{self, MetricQuery, QueryProblem};
+use crate::api::{CanaryWebhook, HookType, MetricStatus, RunOutcome, Verdict};
+use crate::object::{ObjectRef, short_digest};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+/// A round of checks: everything that shares one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Round {
+    /// The same for all needs of the round.
+    pub key: String,
+    /// When the next round begins if this one changes nothing.
+    pub next: Timestamp,
+}
+
+impl Round {
+    /// The round of `run` that `now` falls into, counted in intervals from when it was due. Without an answer that changes anything
+    /// nothing needs to be written for the next round to begin.
+    pub fn at(run: &str, due: Timestamp, interval: SignedDuration, now: Timestamp) -> Self {
+        let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(60_000).max(1);
+        let slot = (now.as_millisecond() - due.as_millisecond()).max(0) / interval_ms;
+        let next_ms = due
+            .as_millisecond()
+            .saturating_add((slot + 1).saturating_mul(interval_ms));
+        Self {
+            key: format!("{run}/{}/{slot}", due.as_millisecond()),
+            next: Timestamp::from_millisecond(next_ms).unwrap_or(now),
+        }
+    }
+}
+
+/// What a set of hooks said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum HookOutcome {
+    /// Answers are missing; the needs were added.
+    Pending,
+    /// Each passed (or there is none); names in list order.
+    Passed(Vec<String>),
+    /// The first in list order that refused.
+    Refused {
+        /// Its name.
+        hook: String,
+        /// What it answered.
+        answer: String,
+        /// Whether its alert is muted.
+        muted: bool,
+    },
+    /// The first in list order that could not be reached, where none refused.
+    Unreachable {
+        /// Its name.
+        hook: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Asks all hooks of one kind, in the given phase.
+pub(super) fn ask_hooks(
+    view: &View<'_>,
+    round: &Round,
+    kind: HookType,
+    phase: &str,
+    needs: &mut Vec<Need>,
+) -> HookOutcome {
+    let mut answers: Vec<(&CanaryWebhook, HookAnswer)> = Vec::new();
+    let mut pending = false;
+    for (position, hook) in view.canary.spec.analysis.hooks(kind).enumerate() {
+        let need = hook_need(view, round, hook, position, phase);
+        match view.snapshot.finding(&need) {
+            Some(Finding::Hook(answer)) => answers.push((hook, answer.clone())),
+            _ => {
+                pending = true;
+                needs.push(need);
+            }
+        }
+    }
+    let refused = answers.iter().find_map(|(hook, answer)| match answer {
+        HookAnswer::Refused(body) => Some(HookOutcome::Refused {
+            hook: hook.name.clone(),
+            answer: body.clone(),
+            muted: hook.mute_alert(),
+        }),
+        _ => None,
+    });
+    let unreachable = answers.iter().find_map(|(hook, answer)| match answer {
+        HookAnswer::Unreachable(why) => Some(HookOutcome::Unreachable {
+            hook: hook.name.clone(),
+            why: why.clone(),
+        }),
+        _ => None,
+    });
+    match (pending, refused, unreachable) {
+        (true, ..) => HookOutcome::Pending,
+        (false, Some(refused), _) => refused,
+        (false, None, Some(unreachable)) => unreachable,
+        (false, None, None) => {
+            HookOutcome::Passed(answers.iter().map(|(hook, _)| hook.name.clone()).collect())
+        }
+    }
+}
+
+/// The first rollback hook that signals a rollback, if one does. Hooks that can't be reached signal nothing.
+pub(super) fn ask_rollback_hooks(
+    view: &View<'_>,
+    round: &Round,
+    phase: &str,
+    needs: &mut Vec<Need>,
+) -> Result<Option<String>, ()> {
+    let mut signalled = None;
+    let mut pending = false;
+    for (position, hook) in view
+        .canary
+        .spec
+        .analysis
+        .hooks(HookType::Rollback)
+        .enumerate()
+    {
+        let need = hook_need(view, round, hook, position, phase);
+        match view.snapshot.finding(&need) {
+            Some(Finding::Hook(HookAnswer::Passed)) => {
+                signalled = signalled.or(Some(hook.name.clone()))
+            }
+            Some(_) => {}
+            None => {
+                pending = true;
+                needs.push(need);
+            }
+        }
+    }
+    // A hook that says "roll back" need not wait for the others.
+    if signalled.is_none() && pending {
+        Err(())
+    } else {
+        Ok(signalled)
+    }
+}
+
+fn hook_need(
+    view: &View<'_>,
+    round: &Round,
+    hook: &CanaryWebhook,
+    position: usize,
+    phase: &str,
+) -> Need {
+    let canary = view.canary;
+    Need {
+        key: format!(
+            "hook/{}/{position}/{}/{}",
+            hook.kind(),
+            hook.name,
+            round.key
+        ),
+        request: Request::Hook(Box::new(HookCall {
+            name: hook.name.clone(),
+            url: hook.url.clone(),
+            timeout: hook.timeout(),
+            retries: hook.retries(),
+            skip_tls_verification: hook.skip_verify(),
+            payload: HookPayload {
+                name: canary.metadata.name.clone(),
+                namespace: canary.metadata.namespace.clone(),
+                phase: phase.to_owned(),
+                checksum: checksum(view),
+                metadata: hook.metadata.clone(),
+            },
+        })),
+    }
+}
+
+/// Changes when the revision or the tracked configs change; that is all that consumers may rely on.
+fn checksum(view: &View<'_>) -> String {
+    short_digest(&json!([view.identity.revision, view.identity.configs]))
+}
+
+/// What all metrics of a round said together.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum MetricsOutcome {
+    /// Answers are missing; the needs were added.
+    Pending,
+    /// All were judged.
+    Judged(Vec<Judged>),
+}
+
+/// One metric, measured and judged.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Judged {
+    pub status: MetricStatus,
+    /// Flagger's sentence where it did not pass.
+    pub message: Option<String>,
+    /// The value for `flagger_canary_metric_analysis`.
+    pub value: Option<f64>,
+}
+
+/// Asks all metrics at once and judges them.
+pub(super) fn ask_metrics(view: &View<'_>, round: &Round, needs: &mut Vec<Need>) -> MetricsOutcome {
+    let snapshot = view.snapshot;
+    let settings = &snapshot.settings;
+    let lookup = |name: &ObjectRef| snapshot.object(name);
+    let queries = analysis::queries(
+        view.canary,
+        settings.mesh_provider.as_str(),
+        settings.metrics_server.as_str(),
+        &lookup,
+    );
+    if queries
+        .iter()
+        .any(|query| matches!(query, Err(QueryProblem::Unknown(_))))
+    {
+        return MetricsOutcome::Pending;
+    }
+    let mut judged = Vec::new();
+    let mut pending = false;
+    for (position, query) in queries.into_iter().enumerate() {
+        let query = match query {
+            Ok(query) => query,
+            Err(problem) => {
+                judged.push(misconfigured(&problem, snapshot.now));
+                continue;
+            }
+        };
+        let need = metric_need(round, position, &query);
+        match snapshot.finding(&need) {
+            Some(Finding::Metric { measurement, at }) => {
+                judged.push(judge(view, &query, measurement, *at));
+            }
+            _ => {
+                pending = true;
+                needs.push(need);
+            }
+        }
+    }
+    if pending {
+        MetricsOutcome::Pending
+    } else {
+        MetricsOutcome::Judged(judged)
+    }
+}
+
+fn metric_need(round: &Round, position: usize, query: &MetricQuery) -> Need {
+    Need {
+        key: format!("metric/{position}/{}/{}", query.name, round.key),
+        request: Request::Metric(Box::new(query.clone())),
+    }
+}
+
+fn judge(
+    view: &View<'_>,
+    query: &MetricQuery,
+    measurement: &analysis::Measurement,
+    at: Timestamp,
+) -> Judged {
+    let judgement = analysis::judge(view.canary, query, measurement);
+    Judged {
+        status: MetricStatus {
+            name: query.name.clone(),
+            provider: query.provider_name().to_owned(),
+            value: judgement.value_text.clone(),
+            limit: judgement.limit_text.clone(),
+            verdict: judgement.verdict,
+            reason: judgement.message.clone(),
+            at: Some(at),
+            recent: Vec::new(),
+        },
+        message: judgement.message,
+        value: judgement.recorded,
+    }
+}
+
+fn misconfigured(problem: &QueryProblem, now: Timestamp) -> Judged {
+    let (name, message) = match problem {
+        QueryProblem::Invalid { metric, message } => (metric.clone(), message.clone()),
+        QueryProblem::Unknown(why) => (String::new(), why.clone()),
+    };
+    Judged {
+        status: MetricStatus {
+            name,
+            verdict: Verdict::Error,
+            reason: Some(message.clone()),
+            at: Some(now),
+            ..MetricStatus::default()
+        },
+        message: Some(message),
+        value: None,
+    }
+}
+
+/// A finished run for the history.
+pub(super) fn past_run(
+    run: &crate::api::Run,
+    outcome: &str,
+    cause: &str,
+    now: Timestamp,
+) -> RunOutcome {
+    RunOutcome {
+        number: run.number,
+        revision: run.revision.clone(),
+        outcome: outcome.to_owned(),
+        cause: cause.to_owned(),
+        started_at: run.started_at,
+        ended_at: Some(now),
+    }
+}

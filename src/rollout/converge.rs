@@ -1,0 +1,413 @@
+//! From intent to writes. What the status says is compared with what is there, and each difference becomes one write, in the order
+//! that keeps traffic served: what is kept and created first, then routes, and what takes pods away last.
+
+use super::pass::split_of;
+use super::stage::Stage;
+use super::view::View;
+use crate::api::{CanaryStatus, Phase, Run};
+use crate::object::{Object, ObjectRef, Reading, Write, apply_sealed_if_needed, seal};
+use crate::routing::{Cookies, RouteRequest, Split, Weight};
+use crate::workload::revision::{self, KeptRevision};
+use crate::workload::services::{self, ServiceRole};
+use crate::workload::{self, PrimaryRequest, WorkloadError};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is to be written, and what was found on the way.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub writes: Vec<Write>,
+    /// A split that somebody else changed and that is set back.
+    pub drift: Option<Drift>,
+    /// Reason and sentence where something can't be written as it should be.
+    pub problem: Option<(&'static str, String)>,
+}
+
+/// A split that somebody else changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Drift {
+    pub object: ObjectRef,
+    pub writer: String,
+    pub found: u8,
+    pub wanted: u8,
+}
+
+/// How many pods the target shall have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scale {
+    /// As it is.
+    Leave,
+    /// At least what a side that carries traffic needs.
+    Up,
+    /// None.
+    Zero,
+}
+
+/// What the status asks of the cluster.
+struct Intent<'s> {
+    /// The revision that the primary shall run, and where it is kept; `None` leaves the primary as it is.
+    primary: Option<(&'s str, &'s Configs)>,
+    /// The split of traffic; `None` touches no route.
+    split: Option<Split>,
+    /// Whether the apex Service leads to the primary.
+    apex: bool,
+    scale: Scale,
+}
+
+type Configs = BTreeMap<String, String>;
+
+impl<'s> Intent<'s> {
+    fn of(status: &'s CanaryStatus, drained: bool) -> Self {
+        let promoted = status
+            .promoted
+            .as_ref()
+            // A primary that Flagger made is left alone until the first promotion: its template is not one that was kept.
+            .filter(|promoted| promoted.template.is_some())
+            .map(|promoted| (promoted.revision.as_str(), &promoted.tracked_configs));
+        let Some(run) = &status.run else {
+            return Self {
+                primary: promoted,
+                split: Some(Split::PRIMARY),
+                apex: true,
+                scale: Scale::Leave,
+            };
+        };
+        let judged = Some((run.revision.as_str(), &run.tracked_configs));
+        let stage = Stage::parse(&run.stage).unwrap_or(Stage::Analysing);
+        let zero = if drained { Scale::Zero } else { Scale::Leave };
+        let split = Some(effective_split(status, run));
+        match stage {
+            Stage::Initializing => {
+                let switching = run.drain_from.is_some();
+                Self {
+                    primary: judged,
+                    split: switching.then_some(Split::PRIMARY),
+                    apex: switching,
+                    scale: zero,
+                }
+            }
+            Stage::Waiting => Self {
+                primary: promoted,
+                split: Some(Split::PRIMARY),
+                apex: true,
+                scale: Scale::Leave,
+            },
+            Stage::ScalingUp | Stage::Analysing | Stage::Held => Self {
+                primary: promoted,
+                split,
+                apex: true,
+                scale: Scale::Up,
+            },
+            Stage::RollingBack | Stage::Cancelling => Self {
+                primary: promoted,
+                split,
+                apex: true,
+                scale: zero,
+            },
+            Stage::Promoting | Stage::Returning => Self {
+                primary: judged,
+                split,
+                apex: true,
+                scale: Scale::Up,
+            },
+            Stage::ScalingDown => Self {
+                primary: judged,
+                split,
+                apex: true,
+                scale: zero,
+            },
+        }
+    }
+}
+
+/// The split that shall hold now: the run's, or all on the other side while a side is dark.
+fn effective_split(status: &CanaryStatus, run: &Run) -> Split {
+    if run.diverted {
+        return Split {
+            canary: Weight::clamped(status.canary_weight),
+            mirrored: false,
+        };
+    }
+    split_of(run)
+}
+
+/// The writes that bring the cluster to what `status` says.
+pub(super) fn writes(view: &View<'_>, status: &CanaryStatus, drained: bool) -> Plan {
+    let mut plan = Plan::default();
+    let intent = Intent::of(status, drained);
+    if let Err((reason, message)) = fill(view, status, &intent, &mut plan) {
+        plan.problem = Some((reason, message));
+    }
+    plan
+}
+
+fn fill(
+    view: &View<'_>,
+    status: &CanaryStatus,
+    intent: &Intent<'_>,
+    plan: &mut Plan,
+) -> Result<(), (&'static str, String)> {
+    let unfit = |error: WorkloadError| ("TargetUnfit", error.to_string());
+    keep_revisions(view, status, plan)?;
+    let ports = view.kind.ports(&view.target, view.canary);
+    let service = |role: ServiceRole| {
+        let live = view.snapshot.object(&role.object(view.canary));
+        services::desired_services(view.canary, &view.selector, &ports, role, &live).map_err(unfit)
+    };
+    plan.writes.extend(service(ServiceRole::Canary)?);
+    plan.writes.extend(service(ServiceRole::Primary)?);
+    if intent.scale == Scale::Up && view.kind.replicas(&view.target) == 0 {
+        let autoscaler = view.autoscaler.as_ref().and_then(Reading::object);
+        let replicas = view.kind.replicas_from_zero(
+            view.canary,
+            &view.target,
+            view.primary.object(),
+            autoscaler,
+        );
+        plan.writes
+            .extend(view.kind.scale(&view.target, replicas.max(1)));
+    }
+    if let Some((hash, configs)) = intent.primary {
+        plan.writes
+            .extend(primary_write(view, status, hash, configs)?);
+    }
+    if intent.apex {
+        plan.writes.extend(service(ServiceRole::Apex)?);
+    }
+    if let Some(split) = intent.split {
+        route_writes(view, status, split, plan)?;
+    }
+    if intent.scale == Scale::Zero {
+        plan.writes.extend(view.kind.scale(&view.target, 0));
+    }
+    if status.run.is_none() {
+        forget_revisions(view, status, plan);
+    }
+    Ok(())
+}
+
+fn route_writes(
+    view: &View<'_>,
+    status: &CanaryStatus,
+    split: Split,
+    plan: &mut Plan,
+) -> Result<(), (&'static str, String)> {
+    let request = RouteRequest {
+        canary: view.canary,
+        split,
+        cookies: Cookies {
+            canary: status.session_affinity_cookie.clone(),
+            primary: status.primary_session_affinity_cookie.clone(),
+            previous: status.previous_session_affinity_cookie.clone(),
+        },
+        selector_label: Some(&view.selector.key),
+    };
+    let lookup = |name: &ObjectRef| view.snapshot.object(name);
+    let writes = view
+        .router
+        .desired(&request, &lookup)
+        .map_err(|error| ("RouteNotWritable", error.to_string()))?;
+    if let (Some(write), Ok(observed)) = (writes.first(), &view.route)
+        && let (Some(found), Some(writer)) = (observed.split, &observed.foreign_writer)
+        && found.canary != split.canary
+        && before(view) == Some(split)
+    {
+        plan.drift = Some(Drift {
+            object: write.target(),
+            writer: writer.clone(),
+            found: found.canary.percent(),
+            wanted: split.canary.percent(),
+        });
+    }
+    plan.writes.extend(writes);
+    Ok(())
+}
+
+/// The split that the status asked for before this pass.
+fn before(view: &View<'_>) -> Option<Split> {
+    let status = view.canary.status.as_ref()?;
+    Intent::of(status, false).split
+}
+
+/// The template of a revision: the target's own where it is that revision, else the kept one. `None` where it can't be read now.
+fn template_of(view: &View<'_>, hash: &str) -> Result<Option<Value>, (&'static str, String)> {
+    if view.identity.revision == hash {
+        return Ok(Some(view.template.clone()));
+    }
+    match view
+        .snapshot
+        .object(&revision::object_ref(view.canary, hash))
+    {
+        Reading::Present(object) => revision::decode(&object)
+            .map(|kept| Some(kept.template))
+            .map_err(|error| ("KeptRevisionUnusable", error.to_string())),
+        Reading::Absent | Reading::Unknown(_) => Ok(None),
+    }
+}
+
+/// Keeps what is judged and what is promoted, so that the primary can be made from it whatever becomes of the target.
+fn keep_revisions(
+    view: &View<'_>,
+    status: &CanaryStatus,
+    plan: &mut Plan,
+) -> Result<(), (&'static str, String)> {
+    let run = status
+        .run
+        .as_ref()
+        .filter(|run| run.stage != Stage::Waiting.as_str());
+    let wanted = run
+        .map(|run| (run.revision.as_str(), &run.tracked_configs, run.number))
+        .into_iter()
+        .chain(
+            status
+                .promoted
+                .as_ref()
+                .filter(|promoted| promoted.template.is_some())
+                .map(|promoted| {
+                    (
+                        promoted.revision.as_str(),
+                        &promoted.tracked_configs,
+                        status.history.last().map_or(0, |run| run.number),
+                    )
+                }),
+        );
+    let mut seen = BTreeSet::new();
+    for (hash, configs, number) in wanted {
+        if !seen.insert(hash) || view.identity.revision != hash {
+            continue;
+        }
+        let live = view
+            .snapshot
+            .object(&revision::object_ref(view.canary, hash));
+        if !live.is_absent() {
+            continue;
+        }
+        let kept = KeptRevision {
+            hash: hash.to_owned(),
+            template: view.template.clone(),
+            number,
+            configs: configs.clone(),
+        };
+        let write = revision::keep(view.canary, &kept, &live)
+            .map_err(|error| ("KeptRevisionUnusable", error.to_string()))?;
+        plan.writes.extend(write);
+    }
+    Ok(())
+}
+
+/// Deletes kept revisions beyond `revisionHistoryLimit`, never one that is in use.
+fn forget_revisions(view: &View<'_>, status: &CanaryStatus, plan: &mut Plan) {
+    let name = super::ListRef {
+        kind: crate::object::kinds::CONTROLLER_REVISION,
+        namespace: view.canary.metadata.namespace.clone(),
+        labels: revision::labels(view.canary),
+    };
+    let super::Listing::Known(objects) = view.snapshot.list(&name) else {
+        return;
+    };
+    let used: BTreeSet<String> = status
+        .promoted
+        .iter()
+        .filter_map(|promoted| promoted.template.clone())
+        .chain(
+            status
+                .last_applied_spec
+                .iter()
+                .map(|hash| revision::object_ref(view.canary, hash).name),
+        )
+        .collect();
+    let limit = view.canary.spec.revision_history_limit();
+    let expired = revision::expired(objects.iter().map(AsRef::as_ref), &used, limit);
+    plan.writes
+        .extend(expired.into_iter().map(|target| Write::Delete {
+            target,
+            expect: crate::object::Expect::Any,
+        }));
+}
+
+/// The primary with the template of a revision, as Serin wants it: sealed, with the replicas that it shall have now. The seal does not
+/// cover the replicas, which autoscalers and people change too.
+fn desired_primary(
+    view: &View<'_>,
+    status: &CanaryStatus,
+    hash: &str,
+    configs: &Configs,
+) -> Result<Option<Object>, (&'static str, String)> {
+    let Some(template) = template_of(view, hash)? else {
+        return Ok(None);
+    };
+    let renamed = super::interim::renames(view.canary, &template, configs);
+    let flagger_id = workload::flagger_id(hash, &crate::object::short_digest(&json!(configs)));
+    let request = PrimaryRequest {
+        canary: view.canary,
+        target: &view.target,
+        template: &template,
+        replicas: None,
+        renamed_configs: &renamed,
+        flagger_id: &flagger_id,
+        selector: &view.selector,
+        settings: &view.snapshot.settings.workload,
+    };
+    let object = view
+        .kind
+        .desired_primary(&request)
+        .map_err(|error| ("TargetUnfit", error.to_string()))?;
+    let mut object = seal(object);
+    if view.kind.kind() == "Deployment" {
+        object.value_mut()["spec"]["replicas"] = json!(primary_replicas(view, status));
+    }
+    Ok(Some(object))
+}
+
+/// A primary keeps the replicas that it has. While it is promoted it takes over the target's, which is where users write the number
+/// down; a new or rebuilt one gets what was promoted with it or what the target has.
+fn primary_replicas(view: &View<'_>, status: &CanaryStatus) -> i64 {
+    let target = view.kind.replicas(&view.target);
+    let Some(live) = view.primary.object() else {
+        let remembered = status
+            .promoted
+            .as_ref()
+            .and_then(|promoted| promoted.replicas)
+            .unwrap_or(0);
+        return if status.phase == Phase::Initializing || remembered < 1 {
+            target.max(1)
+        } else {
+            remembered
+        };
+    };
+    let live = view.kind.replicas(live);
+    if status.phase == Phase::Promoting && view.canary.spec.autoscaler_ref.is_none() && target > 0 {
+        return target;
+    }
+    live
+}
+
+fn primary_write(
+    view: &View<'_>,
+    status: &CanaryStatus,
+    hash: &str,
+    configs: &Configs,
+) -> Result<Option<Write>, (&'static str, String)> {
+    let desired = desired_primary(view, status, hash, configs)?;
+    Ok(desired
+        .and_then(|object| apply_sealed_if_needed(&primary_kind(view), object, &view.primary)))
+}
+
+fn primary_kind(view: &View<'_>) -> crate::object::Kind {
+    view.kind.primary(view.canary).kind
+}
+
+/// Whether the live primary already carries what `status` wants it to carry.
+pub(super) fn primary_carries(view: &View<'_>, status: &CanaryStatus) -> bool {
+    let intent = Intent::of(status, false);
+    let Some((hash, configs)) = intent.primary else {
+        return true;
+    };
+    let Some(live) = view.primary.object() else {
+        return false;
+    };
+    match desired_primary(view, status, hash, configs) {
+        Ok(Some(desired)) => crate::object::covers(live.value(), desired.value()),
+        _ => false,
+    }
+}

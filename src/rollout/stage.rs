@@ -1,0 +1,60 @@
+//! What a run is doing, finer than the phase; the words stand in `status.run.stage`.
+
+/// A stage of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The primary is being made; the user's workload still serves.
+    Initializing,
+    /// The confirm-rollout gate is closed.
+    Waiting,
+    /// The canary's pods are coming up.
+    ScalingUp,
+    /// Steps are taken and judged.
+    Analysing,
+    /// The verdict was bad: traffic goes back, the canary drains and is scaled down.
+    RollingBack,
+    /// The target was set back to what is promoted: as `RollingBack`, without a failure.
+    Cancelling,
+    /// The primary takes over the judged template.
+    Promoting,
+    /// Traffic goes back to the primary step by step.
+    Returning,
+    /// The primary has all traffic, the canary drains and is scaled down.
+    ScalingDown,
+    /// The promotion failed; the canary keeps the traffic.
+    Held,
+}
+
+/// Every stage with its word.
+const WORDS: [(Stage, &str); 10] = [
+    (Stage::Initializing, "Initializing"),
+    (Stage::Waiting, "Waiting"),
+    (Stage::ScalingUp, "ScalingUp"),
+    (Stage::Analysing, "Analysing"),
+    (Stage::RollingBack, "RollingBack"),
+    (Stage::Cancelling, "Cancelling"),
+    (Stage::Promoting, "Promoting"),
+    (Stage::Returning, "Returning"),
+    (Stage::ScalingDown, "ScalingDown"),
+    (Stage::Held, "Held"),
+];
+
+impl Stage {
+    /// The word in status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        WORDS
+            .iter()
+            .find(|(stage, _)| *stage == self)
+            .map_or("", |(_, word)| word)
+    }
+
+    /// The stage of a word; `None` for one that this version doesn't know.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        WORDS
+            .iter()
+            .find(|(_, known)| *known == word)
+            .map(|(stage, _)| *stage)
+    }
+}

@@ -1,0 +1,314 @@
+//! The facts that a decision stands on, read once from the snapshot: the target and its revision, the primary, how many endpoints
+//! each side has, what the route says. What can't be read or carried out becomes an [`Obstacle`] that says so.
+
+use super::interim as configs;
+use super::snapshot::Snapshot;
+use crate::api::Canary;
+use crate::object::{Endpoints, Object, ObjectRef, Reading};
+use crate::routing::{self, Observed, RouteError, Router};
+use crate::workload::{self, Readiness, ReadinessRule, SelectorLabel, Target, WorkloadError};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Why nothing can be decided now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// Something could not be read; nothing starts, stops or is promoted until it can.
+    Unknown(String),
+    /// The canary asks for something that can't be carried out. A person must change something.
+    Refused {
+        /// Stable reason.
+        reason: &'static str,
+        /// Field, value and what would be right.
+        message: String,
+    },
+}
+
+/// One exact version of what runs: the pod template and the configs that it reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// Hash of the template.
+    pub revision: String,
+    /// Checksums of tracked configs.
+    pub configs: BTreeMap<String, String>,
+}
+
+/// One of the two sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Primary,
+    Canary,
+}
+
+/// The facts.
+pub(super) struct View<'a> {
+    pub snapshot: &'a Snapshot,
+    pub canary: &'a Canary,
+    pub kind: &'static dyn Target,
+    pub router: &'static dyn Router,
+    pub target: Arc<Object>,
+    pub selector: SelectorLabel,
+    /// The target's template as it is kept.
+    pub template: Value,
+    /// The target's revision and configs now.
+    pub identity: Identity,
+    pub primary: Reading,
+    pub autoscaler: Option<Reading>,
+    pub route: Result<Observed, RouteError>,
+    primary_endpoints: Result<Endpoints, String>,
+    canary_endpoints: Result<Endpoints, String>,
+}
+
+impl<'a> View<'a> {
+    /// Looks at everything.
+    pub fn look(snapshot: &'a Snapshot) -> Result<Self, Obstacle> {
+        let canary: &Canary = &snapshot.canary;
+        let kind = target_kind(canary)?;
+        let router = router(snapshot)?;
+        refuse_rivals(snapshot)?;
+        let target = present(snapshot, &kind.target(canary), "TargetNotFound")?;
+        let selector = kind
+            .selector(&target, &snapshot.settings.workload)
+            .map_err(|error| unfit(&error))?;
+        let template = kind.template(&target);
+        let configs = if snapshot.settings.workload.config_tracking {
+            configs::checksums(canary, &template, &|name| snapshot.object(name))
+                .map_err(config_obstacle)?
+        } else {
+            BTreeMap::new()
+        };
+        let identity = Identity {
+            revision: workload::revision_hash(&template),
+            configs,
+        };
+        let primary = snapshot.object(&kind.primary(canary));
+        if let Some(why) = primary.unknown() {
+            return Err(Obstacle::Unknown(format!(
+                "{} can't be read: {why}",
+                kind.primary(canary)
+            )));
+        }
+        refuse_foreign(canary, &kind.primary(canary), &primary)?;
+        let autoscaler = super::interim::source(canary).map(|name| snapshot.object(&name));
+        let lookup = |name: &ObjectRef| snapshot.object(name);
+        let route = router.observed(canary, &lookup);
+        Ok(Self {
+            primary_endpoints: snapshot.endpoints(&canary.primary_service_name()),
+            canary_endpoints: snapshot.endpoints(&canary.canary_service_name()),
+            snapshot,
+            canary,
+            kind,
+            router,
+            target,
+            selector,
+            template,
+            identity,
+            primary,
+            autoscaler,
+            route,
+        })
+    }
+
+    /// Ready endpoints of a side; `None` where they can't be read.
+    pub fn ready_endpoints(&self, side: Side) -> Option<usize> {
+        let endpoints = match side {
+            Side::Primary => &self.primary_endpoints,
+            Side::Canary => &self.canary_endpoints,
+        };
+        endpoints.as_ref().ok().map(|endpoints| endpoints.ready)
+    }
+
+    /// Whether a side has at least one ready endpoint, so that it can answer at all.
+    pub fn serves(&self, side: Side) -> bool {
+        self.ready_endpoints(side).is_some_and(|ready| ready > 0)
+    }
+
+    /// Whether it is known that a side has no ready endpoint.
+    pub fn is_dark(&self, side: Side) -> bool {
+        self.ready_endpoints(side) == Some(0)
+    }
+
+    /// Whether a side is ready to carry traffic: its workload by Flagger's rule, and the endpoints that gateways see.
+    pub fn readiness(&self, side: Side, since: Option<Timestamp>) -> Readiness {
+        let analysis = &self.canary.spec.analysis;
+        let (workload, threshold) = match side {
+            Side::Primary => (self.primary.object(), analysis.primary_ready_threshold()),
+            Side::Canary => (
+                Some(self.target.as_ref()),
+                analysis.canary_ready_threshold(),
+            ),
+        };
+        let Some(workload) = workload else {
+            return Readiness::Waiting {
+                message: format!("{} is not there yet", self.kind.primary(self.canary)),
+            };
+        };
+        let rule = ReadinessRule {
+            threshold,
+            progress_deadline: signed(self.canary.spec.progress_deadline()),
+            since,
+            now: self.snapshot.now,
+        };
+        match self.kind.readiness(workload, &rule) {
+            Readiness::Ready if threshold > 0 && !self.serves(side) => Readiness::Waiting {
+                message: "waiting for the Service to have ready endpoints".to_owned(),
+            },
+            readiness => readiness,
+        }
+    }
+
+    /// Whether the data plane is seen to carry what the route object says.
+    pub fn applied(&self) -> Result<(), String> {
+        match &self.route {
+            Ok(observed) => match &observed.applied {
+                routing::Applied::Yes => Ok(()),
+                routing::Applied::Pending(why) => Err(why.clone()),
+            },
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// A standard duration as a signed one.
+pub(super) fn signed(duration: std::time::Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}
+
+fn target_kind(canary: &Canary) -> Result<&'static dyn Target, Obstacle> {
+    let kind = &canary.spec.target_ref.kind;
+    workload::target_kind(kind).ok_or_else(|| Obstacle::Refused {
+        reason: "TargetNotSupported",
+        message: format!("spec.targetRef.kind: {kind} is not a kind that Serin controls; use Deployment or DaemonSet"),
+    })
+}
+
+fn router(snapshot: &Snapshot) -> Result<&'static dyn Router, Obstacle> {
+    let canary = &snapshot.canary;
+    let provider = canary.spec.provider_or(&snapshot.settings.mesh_provider);
+    let router = routing::router(provider).ok_or_else(|| Obstacle::Refused {
+        reason: "ProviderNotSupported",
+        message: format!(
+            "spec.provider: {provider} has no router here; use one of {}",
+            routing::table()
+                .iter()
+                .map(|(name, _)| *name)
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+    })?;
+    let refusals: Vec<String> = router
+        .refusals(canary)
+        .into_iter()
+        .filter(|refusal| refusal.severity == routing::Severity::Error)
+        .map(|refusal| format!("{}: {}", refusal.field, refusal.message))
+        .collect();
+    if refusals.is_empty() {
+        Ok(router)
+    } else {
+        Err(Obstacle::Refused {
+            reason: "RouterCannotExpress",
+            message: refusals.join("; "),
+        })
+    }
+}
+
+/// Two canaries on one target, or with one apex name, would fight; the older one keeps what both claim.
+fn refuse_rivals(snapshot: &Snapshot) -> Result<(), Obstacle> {
+    let canary = &snapshot.canary;
+    let target = &canary.spec.target_ref;
+    let claim = format!("{}/{}", target.kind, target.name);
+    let mine = (
+        canary.metadata.creation_timestamp,
+        canary.metadata.name.as_str(),
+    );
+    let older = |sibling: &&super::Sibling| (sibling.created_at, sibling.name.as_str()) < mine;
+    if let Some(rival) = snapshot
+        .siblings
+        .iter()
+        .filter(older)
+        .find(|sibling| sibling.target == claim)
+    {
+        return Err(Obstacle::Refused {
+            reason: "TargetClaimed",
+            message: format!(
+                "spec.targetRef: {claim} is already controlled by the older canary {}; two canaries on one target would fight, remove one",
+                rival.name
+            ),
+        });
+    }
+    if let Some(rival) = snapshot
+        .siblings
+        .iter()
+        .filter(older)
+        .find(|sibling| sibling.apex == canary.apex_name())
+    {
+        return Err(Obstacle::Refused {
+            reason: "ApexClaimed",
+            message: format!(
+                "spec.service.name: {} is already the apex of the older canary {}; give this one another name",
+                canary.apex_name(),
+                rival.name
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn refuse_foreign(canary: &Canary, name: &ObjectRef, primary: &Reading) -> Result<(), Obstacle> {
+    let Some(object) = primary.object() else {
+        return Ok(());
+    };
+    let foreign = match object.controller_owner() {
+        // Flagger adopted whatever had the name. A primary without controller is somebody's own workload, unless Flagger made it.
+        None => object
+            .at("/spec/template/metadata/annotations/flagger-id")
+            .is_null()
+            .then(|| "nobody".to_owned()),
+        Some(owner) if owner.kind == "Canary" && owner.name == canary.metadata.name => None,
+        Some(owner) => Some(format!("{} {}", owner.kind, owner.name)),
+    };
+    foreign.map_or(Ok(()), |owner| {
+        Err(Obstacle::Refused {
+            reason: "PrimaryNotOurs",
+            message: format!(
+                "{name} exists and is controlled by {owner}; Serin would overwrite it. Remove or rename that object, or rename the target"
+            ),
+        })
+    })
+}
+
+fn present(
+    snapshot: &Snapshot,
+    name: &ObjectRef,
+    reason: &'static str,
+) -> Result<Arc<Object>, Obstacle> {
+    match snapshot.object(name) {
+        Reading::Present(object) => Ok(object),
+        Reading::Absent => Err(Obstacle::Refused {
+            reason,
+            message: format!(
+                "{name} not found; spec.targetRef must name a workload in the canary's namespace"
+            ),
+        }),
+        Reading::Unknown(why) => Err(Obstacle::Unknown(format!("{name} can't be read: {why}"))),
+    }
+}
+
+fn unfit(error: &WorkloadError) -> Obstacle {
+    Obstacle::Refused {
+        reason: "TargetUnfit",
+        message: error.to_string(),
+    }
+}
+
+fn config_obstacle(error: configs::ConfigError) -> Obstacle {
+    match error {
+        configs::ConfigError::Unknown(why) => Obstacle::Unknown(why),
+        configs::ConfigError::Missing(message) => Obstacle::Refused {
+            reason: "ConfigNotFound",
+            message,
+        },
+    }
+}
