@@ -86,13 +86,10 @@ fn original(
     live: &Object,
     set: (&BTreeMap<String, String>, &BTreeMap<String, String>),
 ) -> Result<Option<String>, RouteError> {
-    if let Some(kept) = live.annotation(ORIGINAL_ANNOTATION) {
-        return Ok(Some(kept.to_owned()));
-    }
-    if is_ours(request.canary, live) {
-        return Ok(None);
-    }
-    if let Some(owner) = live.controller_owner() {
+    let ours = is_ours(request.canary, live);
+    if let Some(owner) = live.controller_owner()
+        && !ours
+    {
         return Err(RouteError::Unfit(
             Box::new(target.clone()),
             format!(
@@ -101,6 +98,12 @@ fn original(
                 owner.kind, owner.name, owner.uid
             ),
         ));
+    }
+    if let Some(kept) = live.annotation(ORIGINAL_ANNOTATION) {
+        return Ok(Some(kept.to_owned()));
+    }
+    if ours {
+        return Ok(None);
     }
     let spec = live.at("/spec").to_string();
     let made_for_canary = [

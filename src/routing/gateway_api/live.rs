@@ -85,7 +85,9 @@ fn split(canary: &Canary, route: &Object) -> Option<Split> {
         .iter()
         .filter_map(|rule| Some((rule, split_of(canary, rule)?)))
         .collect();
-    let Some(affinity) = &canary.spec.analysis.session_affinity else {
+    let analysis = &canary.spec.analysis;
+    let affinity = analysis.session_affinity.as_ref();
+    let Some(affinity) = affinity.filter(|_| analysis.matches.is_empty()) else {
         return agreed(both.iter());
     };
     let sets_cookie = |rule: &Value| {

@@ -96,6 +96,20 @@ pub fn product(conditions: &[Value], service: &[Value]) -> Vec<Value> {
         .collect()
 }
 
+/// The first condition of an A/B test that a gateway would try only after the plain rule of the service: among matches of the same path
+/// and method those with more headers come first, then those with more query parameters.
+pub fn overruled(found: &SpecMatches) -> Option<&Value> {
+    let rank = |entry: &Value| {
+        ["headers", "queryParams"].map(|key| entry[key].as_array().map_or(0, Vec::len))
+    };
+    found.analysis.iter().find(|condition| {
+        product(std::slice::from_ref(*condition), &found.service)
+            .iter()
+            .zip(&found.service)
+            .any(|(merged, plain)| rank(merged) < rank(plain))
+    })
+}
+
 /// Each match of the service with one more condition on a header. Nothing is replaced, so the rule takes no request that the service
 /// does not take, and it has one header more than the plain rule, which the Gateway API therefore tries after it.
 pub fn narrowed(service: &[Value], header: &Value) -> Vec<Value> {

@@ -30,7 +30,16 @@ pub fn of(flavour: &Flavour, canary: &Canary) -> Vec<Refusal> {
 }
 
 fn of_matches(subject: &Subject<'_>) -> Vec<Refusal> {
-    let (_, problems) = matches::read(subject);
+    let (found, problems) = matches::read(subject);
+    let overruled = matches::overruled(&found).map(|condition| {
+        Refusal::warning(
+            "spec.analysis.match",
+            format!(
+                "{condition} has fewer conditions than a match of spec.service.match; gateways prefer the rule with more of them, so \
+                 requests that meet both stay on the primary: repeat the service's headers and queryParams in the analysis match"
+            ),
+        )
+    });
     problems
         .into_iter()
         .map(|problem| {
@@ -44,6 +53,7 @@ fn of_matches(subject: &Subject<'_>) -> Vec<Refusal> {
                 Refusal::error(problem.field, message)
             }
         })
+        .chain(overruled)
         .collect()
 }
 
