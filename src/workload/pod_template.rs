@@ -201,7 +201,10 @@ fn visit_source(
 }
 
 /// The elements of a list member, none where there is no list. Never adds the member.
-fn items<'a>(holder: &'a mut Value, member: &str) -> impl Iterator<Item = &'a mut Value> {
+pub(super) fn items<'a>(
+    holder: &'a mut Value,
+    member: &str,
+) -> impl Iterator<Item = &'a mut Value> {
     holder
         .get_mut(member)
         .and_then(Value::as_array_mut)

@@ -1,5 +1,7 @@
 //! What this room promises, as tables over real objects.
 
+mod configs;
+mod daemon_set;
 mod deployment;
 mod revision;
 mod services;
