@@ -41,6 +41,11 @@ pub(super) fn included(
     })
 }
 
+/// All entries but those that must not be copied.
+pub(super) fn all_that_travel(entries: &BTreeMap<String, String>) -> Map<String, Value> {
+    travelling(entries, |_| true)
+}
+
 fn travelling(
     entries: &BTreeMap<String, String>,
     wanted: impl Fn(&str) -> bool,

@@ -206,6 +206,7 @@ pub fn revision_hash(template: &Value) -> String {
     format!("s1:{}", &crate::object::digest(template)[..32])
 }
 
+pub mod autoscaler;
 pub mod configs;
 mod daemon_set;
 mod deployment;

@@ -1,5 +1,6 @@
 //! What this room promises, as tables over real objects.
 
+mod autoscaler;
 mod configs;
 mod daemon_set;
 mod deployment;
