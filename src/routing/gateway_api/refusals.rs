@@ -4,6 +4,7 @@
 use super::{Flavour, Subject, matches};
 use crate::api::{Canary, CanaryService};
 use crate::routing::{Refusal, RouteError};
+use serde_json::Value;
 
 /// Everything that is refused, in the order of the spec.
 pub fn of(flavour: &Flavour, canary: &Canary) -> Vec<Refusal> {
@@ -40,6 +41,25 @@ fn of_matches(subject: &Subject<'_>) -> Vec<Refusal> {
             ),
         )
     });
+    let rewrites_prefix = subject.service.rewrite.as_ref().is_some_and(|rewrite| {
+        rewrite.rewrite_type.as_deref() == Some("ReplacePrefixMatch")
+            && rewrite.uri.as_deref().is_some_and(|uri| !uri.is_empty())
+    });
+    let one_prefix =
+        |matches: &[Value]| matches.len() == 1 && matches[0]["path"]["type"] == "PathPrefix";
+    let unfit_rewrite = (rewrites_prefix
+        && !(one_prefix(&found.service) && found.analysis.len() <= 1))
+        .then(|| {
+            Refusal::error(
+                "spec.service.rewrite.type",
+                format!(
+                    "ReplacePrefixMatch with {} matches of the service and {} of the analysis; the Gateway API replaces a prefix only \
+                     in a rule with exactly one match, whose path is a `prefix`: leave one, or rewrite the full path",
+                    found.service.len(),
+                    found.analysis.len()
+                ),
+            )
+        });
     problems
         .into_iter()
         .map(|problem| {
@@ -54,6 +74,7 @@ fn of_matches(subject: &Subject<'_>) -> Vec<Refusal> {
             }
         })
         .chain(overruled)
+        .chain(unfit_rewrite)
         .collect()
 }
 

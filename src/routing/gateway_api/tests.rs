@@ -605,6 +605,12 @@ fn what_an_http_route_cannot_say_is_refused_by_field_and_value() {
             "retries",
         ),
         (
+            "match: [{uri: {prefix: /a}}, {uri: {prefix: /b}}]\n    rewrite: {uri: /, type: ReplacePrefixMatch}",
+            Error,
+            "spec.service.rewrite.type",
+            "exactly one match",
+        ),
+        (
             "corsPolicy: {allowOrigins: [{prefix: a}]}",
             Warning,
             "spec.service.corsPolicy.allowOrigins",
@@ -634,7 +640,8 @@ fn what_an_http_route_cannot_say_is_refused_by_field_and_value() {
             refusal.message
         );
         let writes = V1.desired(&request(&canary, Split::PRIMARY), &absent);
-        let written_nonetheless = severity == Warning || field.ends_with("timeout");
+        let written_nonetheless =
+            severity == Warning || ["timeout", "type"].iter().any(|end| field.ends_with(end));
         assert_eq!(writes.is_ok(), written_nonetheless, "{text}: {writes:?}");
     }
 }
