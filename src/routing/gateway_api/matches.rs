@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 /// The Gateway API allows this many matches in one rule.
 const MOST_MATCHES: usize = 64;
 
+/// And this many in all rules of a route.
+const MOST_IN_ROUTE: usize = 127;
+
 /// The matches of both places; those of the service are never empty.
 pub struct SpecMatches {
     /// Of `spec.service.match`; one match of everything where it has none.
@@ -62,20 +65,27 @@ pub fn read(subject: &Subject<'_>) -> (SpecMatches, Vec<Problem>) {
         let path = format!("spec.analysis.match[{position}]");
         analysis.extend(condition(entry, &path, &mut problems));
     }
-    let most = service.len().max(service.len() * analysis.len());
-    if most > MOST_MATCHES {
-        problems.push(Problem {
-            field: "spec.analysis.match".to_owned(),
-            found: format!(
-                "{} matches of the service and {} of the analysis make {most}",
-                service.len(),
-                analysis.len()
-            ),
-            expected: format!("the Gateway API allows {MOST_MATCHES} matches in a rule"),
-            harmless: false,
-        });
-    }
+    problems.extend(too_many(subject, service.len(), analysis.len()));
     (SpecMatches { service, analysis }, problems)
+}
+
+/// More matches than a route may have, if so.
+fn too_many(subject: &Subject<'_>, service: usize, analysis: usize) -> Option<Problem> {
+    let affinity = subject.canary.spec.analysis.session_affinity.as_ref();
+    let (most, total) = match (analysis, affinity) {
+        (0, None) => (service, service),
+        // Two rules that pin by cookie and the weighted one.
+        (0, Some(_)) => (service, service * 3),
+        (analysis, _) => (service * analysis, service * analysis + service),
+    };
+    (most > MOST_MATCHES || total > MOST_IN_ROUTE).then(|| Problem {
+        field: "spec.service.match".to_owned(),
+        found: format!(
+            "{service} matches of the service and {analysis} of the analysis make {most} in a rule and {total} in the route"
+        ),
+        expected: format!("the Gateway API allows {MOST_MATCHES} in a rule and {MOST_IN_ROUTE} in a route"),
+        harmless: false,
+    })
 }
 
 /// Each condition combined with each match of the service; headers and query parameters of the condition replace those of the service.

@@ -2,7 +2,7 @@
 //! goes on without that feature, as it does in Flagger.
 
 use super::{Flavour, Subject, matches};
-use crate::api::{Canary, CanaryService};
+use crate::api::{Canary, CanaryService, parse_go_duration};
 use crate::routing::{Refusal, RouteError};
 use serde_json::Value;
 
@@ -106,6 +106,37 @@ fn of_service(flavour: &Flavour, service: &CanaryService) -> Vec<Refusal> {
             ));
         }
     }
+    let longest = |value: &Option<String>| {
+        value
+            .as_deref()
+            .and_then(|value| parse_go_duration(value).ok())
+            .filter(|value| !value.is_zero())
+    };
+    if flavour.timeouts
+        && let (Some(request), Some(backend)) =
+            (longest(&service.timeout), longest(&service.backend_timeout))
+        && backend > request
+    {
+        refusals.push(Refusal::error(
+            "spec.service.backendTimeout",
+            format!(
+                "{}; the Gateway API wants it to be at most spec.service.timeout, which is {}",
+                service.backend_timeout.as_deref().unwrap_or_default(),
+                service.timeout.as_deref().unwrap_or_default()
+            ),
+        ));
+    }
+    for (position, host) in service.hosts.iter().enumerate() {
+        if !is_gateway_host(host) {
+            refusals.push(Refusal::error(
+                format!("spec.service.hosts[{position}]"),
+                format!(
+                    "{host}; the Gateway API wants a lower-case host name without port, `*.` may stand in front: leave hosts empty for \
+                     every host"
+                ),
+            ));
+        }
+    }
     if service.retries.is_some() {
         refusals.push(Refusal::warning(
             "spec.service.retries",
@@ -203,4 +234,17 @@ fn is_gateway_duration(text: &str) -> bool {
         parts += 1;
     }
     (1..=4).contains(&parts)
+}
+
+/// A host name as the Gateway API takes it (RFC 1123, with at most a wildcard in front).
+fn is_gateway_host(host: &str) -> bool {
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    name.split('.').all(|label| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    })
 }

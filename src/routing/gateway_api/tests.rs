@@ -540,6 +540,7 @@ fn the_last_writer_is_named_only_where_it_is_somebody_else() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn what_an_http_route_cannot_say_is_refused_by_field_and_value() {
     use Severity::{Error, Warning};
     let cases = [
@@ -611,6 +612,18 @@ fn what_an_http_route_cannot_say_is_refused_by_field_and_value() {
             "exactly one match",
         ),
         (
+            "timeout: 5s\n    backendTimeout: 1m",
+            Error,
+            "spec.service.backendTimeout",
+            "spec.service.timeout, which is 5s",
+        ),
+        (
+            "hosts: [\"*\"]",
+            Error,
+            "spec.service.hosts[0]",
+            "leave hosts empty",
+        ),
+        (
             "corsPolicy: {allowOrigins: [{prefix: a}]}",
             Warning,
             "spec.service.corsPolicy.allowOrigins",
@@ -640,10 +653,56 @@ fn what_an_http_route_cannot_say_is_refused_by_field_and_value() {
             refusal.message
         );
         let writes = V1.desired(&request(&canary, Split::PRIMARY), &absent);
-        let written_nonetheless =
-            severity == Warning || ["timeout", "type"].iter().any(|end| field.ends_with(end));
+        let written_nonetheless = severity == Warning
+            || ["imeout", "type", "hosts[0]"]
+                .iter()
+                .any(|end| field.ends_with(end));
         assert_eq!(writes.is_ok(), written_nonetheless, "{text}: {writes:?}");
     }
+}
+
+#[test]
+fn more_matches_than_a_route_may_have_are_refused() {
+    let entries: Vec<String> = (0..50)
+        .map(|n| format!("{{uri: {{prefix: /p{n}}}}}"))
+        .collect();
+    let service = format!("    port: 9898\n    match: [{}]\n", entries.join(", "));
+    let manifest = PLAIN.replace("    port: 9898\n", &service);
+    assert_eq!(V1.refusals(&canary(&manifest)), []);
+    let affinity = manifest.replace(
+        "{interval",
+        "{sessionAffinity: {cookieName: side}, interval",
+    );
+    let refusals = V1.refusals(&canary(&affinity));
+    assert_eq!(refusals.len(), 1);
+    assert!(
+        refusals[0].message.contains("150 in the route"),
+        "{}",
+        refusals[0].message
+    );
+}
+
+/// The page for users shows a canary and the route that comes of it: both are what the code says.
+#[test]
+fn the_example_in_the_documentation_is_true() {
+    let page = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/routers/gateway-api.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let blocks: Vec<&str> = page
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    let mut example = canary(blocks[0]);
+    example.metadata.uid = Some("uid-of-the-canary".into());
+    assert_eq!(V1.refusals(&example), []);
+    let Write::Apply { object, .. } = first(&request(&example, Split::canary(10))) else {
+        panic!("not an apply");
+    };
+    let mut found = object.into_value();
+    let annotations = found["metadata"]["annotations"].as_object_mut().unwrap();
+    annotations.remove(APPLIED_ANNOTATION);
+    let shown: Value = serde_saphyr::from_str(blocks[1]).unwrap();
+    assert_eq!(canonical_json(&shown), canonical_json(&found));
 }
 
 #[test]
