@@ -44,27 +44,27 @@ impl AlertProvider {
 
 /// A chat service: exactly one of address and secretRef says where messages go.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 #[schemars(extend("oneOf" = [{ "required": ["type", "address"] }, { "required": ["type", "secretRef"] }]))]
 pub struct AlertProviderSpec {
     /// Which chat service it is.
     #[serde(rename = "type")]
     pub provider_type: AlertProviderType,
     /// Channel that messages go to, where the service lets the sender choose. Default: the one of the address.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
     /// Name that messages are sent under, where the service lets the sender choose. Default: the controller's.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
     /// Address that messages are posted to. Excludes secretRef.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// HTTP proxy that messages go through, as a URL. Default: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
     /// Secret, in the namespace of this object, whose key address holds the address; for Slack the key token may hold a
     /// bot token. Excludes address.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
 }
 

@@ -287,7 +287,7 @@ pub struct GatewayRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = KIND_PATTERN), extend("x-default" = "Gateway"))]
     pub kind: Option<String>,
-    /// Name of the parent.
+    /// Name of the parent, such as that of the Gateway.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// Namespace of the parent. Default: the namespace of the canary.

@@ -339,7 +339,7 @@ pub struct Promoted {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunOutcome {
-    /// Number of the run.
+    /// Number of the run, as it stood in run.number.
     pub number: i64,
     /// Hash of the revision that was judged.
     #[serde(skip_serializing_if = "String::is_empty")]

@@ -133,7 +133,7 @@ fn explain(part: &Value, field: &str, steps: &[Step], error: &str) -> DecodeErro
                 found = found.and_then(|value| value.get(key));
             }
             Step::Index(index) => {
-                path.push_str(&format!("[{index}]"));
+                path.extend(["[", &index.to_string(), "]"]);
                 found = found.and_then(|value| value.get(*index));
             }
         }

@@ -15,11 +15,11 @@ use super::canary_status::{CanaryStatus, Phase};
 use super::duration::parse_go_duration;
 
 /// Analysis interval when the text is absent or no duration.
-pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
+pub const DEFAULT_INTERVAL: Duration = Duration::from_mins(1);
 /// Shortest interval that is honoured.
 pub const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 /// Readiness deadline.
-pub const DEFAULT_PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
+pub const DEFAULT_PROGRESS_DEADLINE: Duration = Duration::from_mins(10);
 /// Time for one attempt of a hook.
 pub const DEFAULT_HOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Span that a query looks back over, as text in queries.
@@ -374,7 +374,7 @@ impl CanaryMetric {
     /// Span that the query looks back over; 1 m when absent or no duration.
     #[must_use]
     pub fn interval(&self) -> Duration {
-        duration(self.interval.as_deref()).unwrap_or(Duration::from_secs(60))
+        duration(self.interval.as_deref()).unwrap_or(Duration::from_mins(1))
     }
 }
 

@@ -13,12 +13,19 @@
 //! Fields hold what the user wrote; what an absent or odd value *means* is answered by the accessor methods in
 //! [`defaults`]. Read through those unless the raw text is wanted.
 
+// Doc comments of fields are also what `kubectl explain` shows, where backticks would be noise.
+#![allow(clippy::doc_markdown)]
+
 pub mod alert_provider;
 pub mod canary;
 pub mod canary_analysis;
 pub mod canary_service;
 pub mod canary_status;
+pub mod crd;
 pub mod decode;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod decode_tests;
 pub mod defaults;
 pub mod duration;
 pub mod metadata;
@@ -27,6 +34,10 @@ mod schema;
 mod string_enum;
 mod timestamp;
 pub mod traffic_policy;
+pub mod validation;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod validation_tests;
 
 pub use alert_provider::{AlertProvider, AlertProviderSpec, AlertProviderType};
 pub use canary::{
@@ -53,6 +64,7 @@ pub use metadata::Metadata;
 pub use metric_template::{
     MetricProvider, MetricProviderType, MetricTemplate, MetricTemplateSpec, SecretRef,
 };
+pub use validation::{Problem, ProblemSeverity, ValidationOptions, validate};
 
 /// The API group of all three kinds.
 pub const GROUP: &str = "flagger.app";

@@ -122,7 +122,7 @@ pub struct ConsistentHash {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HashCookie {
-    /// Name of the cookie.
+    /// Name of the cookie that carries the hash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Path attribute of the cookie. Default: none.
