@@ -5,7 +5,9 @@ use super::pass::split_of;
 use super::stage::Stage;
 use super::view::View;
 use crate::api::{CanaryStatus, Phase, Run};
-use crate::object::{Object, ObjectRef, Reading, Write, apply_sealed_if_needed, seal};
+use crate::object::{
+    APPLIED_ANNOTATION, Object, ObjectRef, Reading, Write, apply_sealed_if_needed, seal,
+};
 use crate::routing::{Cookies, RouteRequest, Split, Weight};
 use crate::workload::revision::{self, KeptRevision};
 use crate::workload::services::{self, ServiceRole};
@@ -87,6 +89,12 @@ impl<'s> Intent<'s> {
                 }
             }
             Stage::Waiting => Self {
+                primary: promoted,
+                split,
+                apex: true,
+                scale: Scale::Leave,
+            },
+            Stage::PostRollout => Self {
                 primary: promoted,
                 split: Some(Split::PRIMARY),
                 apex: true,
@@ -251,10 +259,9 @@ fn keep_revisions(
     status: &CanaryStatus,
     plan: &mut Plan,
 ) -> Result<(), (&'static str, String)> {
-    let run = status
-        .run
-        .as_ref()
-        .filter(|run| run.stage != Stage::Waiting.as_str());
+    let run = status.run.as_ref().filter(|run| {
+        run.stage != Stage::Waiting.as_str() && run.stage != Stage::PostRollout.as_str()
+    });
     let wanted = run
         .map(|run| (run.revision.as_str(), &run.tracked_configs, run.number))
         .into_iter()
@@ -388,6 +395,18 @@ fn primary_write(
     hash: &str,
     configs: &Configs,
 ) -> Result<Option<Write>, (&'static str, String)> {
+    let promoting = status
+        .run
+        .as_ref()
+        .is_some_and(|run| run.revision == hash && run.stage != Stage::Initializing.as_str());
+    let flaggers = view
+        .primary
+        .object()
+        .is_some_and(|primary| primary.annotation(APPLIED_ANNOTATION).is_none());
+    if flaggers && !promoting {
+        // Made by Flagger and running what it should: rewriting it would only restart its pods.
+        return Ok(None);
+    }
     let desired = desired_primary(view, status, hash, configs)?;
     Ok(desired
         .and_then(|object| apply_sealed_if_needed(&primary_kind(view), object, &view.primary)))

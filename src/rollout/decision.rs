@@ -60,7 +60,8 @@ pub struct Decision {
     pub status: Option<CanaryStatus>,
     /// What to write after the status, in this order.
     pub writes: Vec<Write>,
-    /// What to tell once the status is written. Only a decision that changes the status tells anything, so nothing is told twice.
+    /// What to tell once the status (where it changed) and the writes are done. A decision tells only of what it changes, so nothing is
+    /// told twice.
     pub announcements: Vec<Announcement>,
     /// What to count once the status is written.
     pub tallies: Vec<Tally>,
@@ -68,6 +69,8 @@ pub struct Decision {
     pub needs: Vec<Need>,
     /// What to read before deciding again; a decision that wants something must not be carried out.
     pub wants: BTreeSet<Want>,
+    /// Why nothing was decided, where something could not be read; for the log.
+    pub because: Option<String>,
     /// When to look again at the latest, whatever happens; `None` for a canary that sleeps until something changes.
     pub wake: Option<Timestamp>,
 }

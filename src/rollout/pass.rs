@@ -32,6 +32,8 @@ pub(super) struct Pass<'a> {
     tallies: Vec<Tally>,
     needs: Vec<Need>,
     wake: Option<Timestamp>,
+    /// Why nothing was decided.
+    because: Option<String>,
     /// Set once the drain time is over: the target may go to zero.
     drained: bool,
 }
@@ -48,6 +50,7 @@ pub(super) fn decide(snapshot: &Snapshot) -> Decision {
         tallies: Vec::new(),
         needs: Vec::new(),
         wake: None,
+        because: None,
         drained: false,
     };
     let writes = pass.run();
@@ -71,7 +74,7 @@ impl<'a> Pass<'a> {
         let view = match View::look(self.snapshot) {
             Ok(view) => view,
             Err(Obstacle::Unknown(why)) => {
-                tracing::debug!(canary = %self.canary.metadata.namespaced_name(), %why, "something can't be read, nothing is decided");
+                self.because = Some(why);
                 self.wake_at(self.now.checked_add(SignedDuration::from_secs(30)).ok());
                 return Vec::new();
             }
@@ -83,6 +86,7 @@ impl<'a> Pass<'a> {
         self.status
             .observed
             .insert("router".to_owned(), view.router.provider().to_owned());
+        self.adopt(&view);
         match self.status.phase {
             Phase::Unset | Phase::Initializing => self.initialise(&view),
             Phase::Failed if self.status.promoted.is_none() => self.initialise(&view),
@@ -125,6 +129,7 @@ impl<'a> Pass<'a> {
             tallies: self.tallies,
             needs: self.needs,
             wants,
+            because: self.because,
             wake: if changed { Some(self.now) } else { self.wake },
         }
     }
@@ -168,9 +173,6 @@ impl<'a> Pass<'a> {
     fn initialise(&mut self, view: &View<'a>) {
         let seed = view.identity.clone();
         let fresh = self.status.run.is_none();
-        if fresh && self.adopt(view) {
-            return;
-        }
         let switching = self.run_ref().is_some_and(|run| run.drain_from.is_some());
         let seed_changed = self
             .run_ref()
@@ -204,6 +206,18 @@ impl<'a> Pass<'a> {
             return;
         }
         self.status.phase = Phase::Initializing;
+        let diverted = self.run_ref().is_some_and(|run| run.diverted);
+        if !diverted && view.is_dark(Side::Primary) && view.serves(Side::Canary) {
+            return self.divert(view, Side::Primary);
+        }
+        if diverted && view.serves(Side::Primary) {
+            let now = self.now;
+            self.status.canary_weight = 0;
+            return self.with_run(|run| {
+                run.diverted = false;
+                run.drain_from = Some(now);
+            });
+        }
         if !self.settled(view, Side::Primary) {
             return;
         }
@@ -270,10 +284,66 @@ impl<'a> Pass<'a> {
         self.remarks.stalled = Some(("PrimaryNotReady", text));
     }
 
-    /// A cluster that Flagger ran until now: the status has a phase and hashes, but nothing of ours. When target and primary carry the
-    /// same template nothing is started; otherwise the target is a revision to be judged.
-    fn adopt(&mut self, _view: &View<'_>) -> bool {
-        false
+    /// A cluster that Flagger ran until now: the status has a phase and hashes, but nothing of ours, and Flagger's hashes can't be made
+    /// anew. When target and primary carry the same template nothing is started; otherwise the target is a revision to be judged,
+    /// unless it was judged and failed.
+    fn adopt(&mut self, view: &View<'a>) {
+        let foreign = self
+            .status
+            .last_applied_spec
+            .as_deref()
+            .is_some_and(|hash| !hash.starts_with("s1:"));
+        let Some(primary) = view.primary.object() else {
+            return;
+        };
+        if !foreign || self.status.promoted.is_some() || self.status.run.is_some() {
+            return;
+        }
+        let same = crate::workload::runs_template(
+            primary.at("/spec/template"),
+            &view.template,
+            self.canary.target_name(),
+            &view.selector,
+        );
+        let promoted = if same {
+            view.identity.clone()
+        } else {
+            Identity {
+                revision: self
+                    .status
+                    .last_promoted_spec
+                    .clone()
+                    .unwrap_or_else(|| "unknown".to_owned()),
+                configs: self.status.tracked_configs.clone().unwrap_or_default(),
+            }
+        };
+        let kept = same.then(|| revision::object_ref(self.canary, &promoted.revision).name);
+        let phase = self.status.phase;
+        self.record_promoted(view, &promoted, kept);
+        match phase {
+            Phase::Initialized | Phase::Succeeded if !same => {}
+            Phase::Waiting => {}
+            _ => self.record_applied(&view.identity),
+        }
+        let split = view
+            .route
+            .as_ref()
+            .ok()
+            .and_then(|route| route.split)
+            .unwrap_or(Split::PRIMARY);
+        if phase == Phase::Failed && split == Split::CANARY {
+            let mut run = self.new_run(view, Stage::Held, self.next_number());
+            run.weights = Some(weights(Split::CANARY));
+            run.message = Some(
+                "Taken over after a failed promotion; the canary keeps the traffic.".to_owned(),
+            );
+            self.status.run = Some(run);
+        }
+        self.tell(
+            Severity::Info,
+            "Adopted",
+            format!("{} is taken over in phase {phase}", self.full_name()),
+        );
     }
 
     // ---- idle: Initialized, Succeeded, Failed
@@ -282,14 +352,46 @@ impl<'a> Pass<'a> {
         if self.stage() == Some(Stage::Held) {
             return self.held(view);
         }
-        if let Some(stalled) = self.failed_remark() {
-            self.remarks.promoted = stalled;
+        if self.stage() == Some(Stage::PostRollout) {
+            self.call_post_rollout(view);
         }
         self.follow_target(view);
     }
 
-    fn failed_remark(&self) -> Option<Option<String>> {
-        (self.status.phase == Phase::Failed).then_some(None)
+    /// The post-rollout hooks of the run that has just ended. They are told, not asked: nothing depends on their answers.
+    fn call_post_rollout(&mut self, view: &View<'a>) {
+        let Some(run) = self.run_ref().cloned() else {
+            return;
+        };
+        let phase = self.status.phase;
+        let round = self.round(run.step_started_at.unwrap_or(self.now), &run.id);
+        let late = self.is_past(
+            run.step_started_at,
+            self.interval().max(SignedDuration::from_secs(60)),
+        );
+        match checks::ask_hooks(
+            view,
+            &round,
+            HookType::PostRollout,
+            phase.as_str(),
+            &mut self.needs,
+        ) {
+            HookOutcome::Pending if !late => return self.wake_at(Some(round.next)),
+            HookOutcome::Pending => {}
+            HookOutcome::Passed(hooks) => self.tell_passed("Post-rollout", &hooks),
+            HookOutcome::Refused {
+                hook, answer: why, ..
+            }
+            | HookOutcome::Unreachable { hook, why } => {
+                self.tell(
+                    Severity::Warn,
+                    "PostRolloutFailed",
+                    format!("Post-rollout hook {hook} failed {why}"),
+                );
+            }
+        }
+        self.needs.clear();
+        self.status.run = None;
     }
 
     /// Starts a run where the target carries something that was neither promoted nor judged.
@@ -307,10 +409,12 @@ impl<'a> Pass<'a> {
     /// The confirm-rollout gate, and the start of the run behind it.
     fn open_gate(&mut self, view: &View<'a>) {
         let phase = self.status.phase;
-        let due = self
+        // While idle nothing is written, so the rounds are counted from the last thing that was.
+        let since = self
             .run_ref()
             .and_then(|run| run.waiting_since)
-            .unwrap_or(self.now);
+            .or(self.status.last_transition_time);
+        let due = since.unwrap_or(Timestamp::UNIX_EPOCH);
         let round = self.round(due, &format!("confirm/{}", view.identity.revision));
         match checks::ask_hooks(
             view,
@@ -334,9 +438,15 @@ impl<'a> Pass<'a> {
     }
 
     fn wait_for_approval(&mut self, view: &View<'a>, hook: &str, muted: bool, next: Timestamp) {
-        if self.status.phase != Phase::Waiting {
-            self.status.phase = Phase::Waiting;
+        if self.status.phase != Phase::Waiting || self.run_ref().is_none() {
+            let told = self.status.phase == Phase::Waiting;
+            let only_canary = view.is_dark(Side::Primary) && view.serves(Side::Canary);
             let mut run = self.new_run(view, Stage::Waiting, self.next_number());
+            run.weights = Some(weights(if only_canary {
+                Split::CANARY
+            } else {
+                Split::PRIMARY
+            }));
             run.waiting_since = Some(self.now);
             run.waiting_for = Some(format!("gate {hook}"));
             run.deadline_at = self.gate_deadline(self.now);
@@ -344,11 +454,14 @@ impl<'a> Pass<'a> {
                 "The confirm-rollout gate {hook} is closed; nothing is started until it opens."
             ));
             self.status.run = Some(run);
-            let text = format!(
-                "Halt {} advancement waiting for approval {hook}",
-                self.full_name()
-            );
-            self.tell_gate(text, "Canary is waiting for approval.", muted);
+            self.status.phase = Phase::Waiting;
+            if !told {
+                let text = format!(
+                    "Halt {} advancement waiting for approval {hook}",
+                    self.full_name()
+                );
+                self.tell_gate(text, "Canary is waiting for approval.", muted);
+            }
         }
         self.wake_at(Some(next));
     }
@@ -380,6 +493,15 @@ impl<'a> Pass<'a> {
         }
         let deadline = self.run_ref().and_then(|run| run.deadline_at);
         self.wake_at(deadline);
+        let on_canary = self
+            .run_ref()
+            .is_some_and(|run| split_of(run).canary > Weight::NONE);
+        if on_canary && view.serves(Side::Primary) {
+            // The gate was reached after a failed promotion; the primary is back, and the canary's next revision is not judged.
+            self.with_run(|run| run.weights = Some(weights(Split::PRIMARY)));
+            self.status.canary_weight = 0;
+            return;
+        }
         self.open_gate(view);
     }
 
@@ -507,7 +629,10 @@ impl<'a> Pass<'a> {
         if self.canary.spec.skip_analysis() {
             return self.start_promotion(view);
         }
-        let due = run.next_check_at.unwrap_or(self.now);
+        if self.status.failed_checks >= self.canary.spec.analysis.threshold() {
+            return self.threshold_reached(view, "spec.analysis.threshold was lowered");
+        }
+        let due = run.next_check_at.or(run.started_at).unwrap_or(self.now);
         if due > self.now {
             return self.wake_at(Some(due));
         }
@@ -798,24 +923,25 @@ impl<'a> Pass<'a> {
         for text in texts {
             self.tell(Severity::Warn, "CheckFailed", text);
         }
-        let failed = self.status.failed_checks;
-        if failed >= analysis.threshold() {
-            let text = format!(
-                "Rolling back {} failed checks threshold reached {failed}",
-                self.full_name()
-            );
-            self.tell_and_alert(
-                Severity::Error,
-                "ThresholdReached",
-                text,
-                format!("Failed checks threshold reached {failed}"),
-            );
-            self.begin_rollback(
-                view,
-                Stage::RollingBack,
-                format!("{failed} failed checks reached the threshold; the last: {cause}"),
-            );
+        if self.status.failed_checks >= analysis.threshold() {
+            self.threshold_reached(view, &cause);
         }
+    }
+
+    fn threshold_reached(&mut self, view: &View<'a>, last: &str) {
+        let failed = self.status.failed_checks;
+        let text = format!(
+            "Rolling back {} failed checks threshold reached {failed}",
+            self.full_name()
+        );
+        self.tell_and_alert(
+            Severity::Error,
+            "ThresholdReached",
+            text,
+            format!("Failed checks threshold reached {failed}"),
+        );
+        let cause = format!("{failed} failed checks reached the threshold; the last: {last}");
+        self.begin_rollback(view, Stage::RollingBack, cause);
     }
 
     /// A passed round forgives, where the user asked for that.
@@ -1150,11 +1276,13 @@ impl<'a> Pass<'a> {
             }
             return;
         };
-        if !self.settled(view, Side::Primary) {
-            return;
+        let given_up = view.is_dark(Side::Primary) && self.is_past(run.drain_from, deadline);
+        if !self.settled(view, Side::Primary) && !given_up {
+            return self.wake_after(run.drain_from, deadline);
         }
-        self.drained = true;
-        if view.kind.replicas(&view.target) > 0 {
+        // A canary that is not needed any more goes; the only copy that may still serve stays.
+        self.drained = !given_up;
+        if self.drained && view.kind.replicas(&view.target) > 0 {
             return;
         }
         let cause = run.message.clone().unwrap_or_default();
@@ -1225,6 +1353,13 @@ impl<'a> Pass<'a> {
         if !returning {
             if !converge::primary_carries(view, &self.status) {
                 // The write is under way; it is repeated until the primary says so.
+                let deadline = signed(self.canary.spec.progress_deadline());
+                if self.is_past(run.step_started_at, deadline) {
+                    return self.promotion_failed(
+                        view,
+                        "the template could not be written to the primary",
+                    );
+                }
                 return self.wake_after(
                     run.step_started_at,
                     signed(self.canary.spec.progress_deadline()),
@@ -1249,6 +1384,11 @@ impl<'a> Pass<'a> {
             return self.wake_at(run.next_check_at);
         }
         if returning && !view.serves(Side::Primary) {
+            let deadline = signed(self.canary.spec.progress_deadline());
+            if self.is_past(run.next_check_at, deadline) {
+                return self.promotion_failed(view, "no ready endpoints");
+            }
+            self.wake_after(run.next_check_at, deadline);
             return self.keep_served(view, &run);
         }
         if step > 0 && weighted && i64::from(present.percent()) > step {
@@ -1392,6 +1532,27 @@ impl<'a> Pass<'a> {
         if self.run_ref().is_none() {
             return self.take_over_promotion(view);
         }
+        let Some(run) = self.run_ref().cloned() else {
+            return;
+        };
+        if view.is_dark(Side::Primary) && view.serves(Side::Canary) && !run.diverted {
+            return self.divert(view, Side::Primary);
+        }
+        if run.diverted {
+            let deadline = signed(self.canary.spec.progress_deadline());
+            if view.serves(Side::Primary) {
+                let now = self.now;
+                self.status.canary_weight = 0;
+                return self.with_run(|run| {
+                    run.diverted = false;
+                    run.drain_from = Some(now);
+                });
+            }
+            if self.is_past(run.drain_from, deadline) {
+                return self.promotion_failed(view, "no ready endpoints");
+            }
+            return self.wake_after(run.drain_from, deadline);
+        }
         if !self.settled(view, Side::Primary) {
             return;
         }
@@ -1469,6 +1630,25 @@ impl<'a> Pass<'a> {
             if !told {
                 self.status
                     .remember(checks::past_run(&run, outcome, cause, self.now));
+            }
+            if self
+                .canary
+                .spec
+                .analysis
+                .hooks(HookType::PostRollout)
+                .next()
+                .is_some()
+            {
+                self.status.run = Some(Run {
+                    id: run.id,
+                    number: run.number,
+                    revision: run.revision,
+                    template: run.template,
+                    tracked_configs: run.tracked_configs,
+                    stage: Stage::PostRollout.as_str().to_owned(),
+                    step_started_at: Some(self.now),
+                    ..Run::default()
+                });
             }
         }
         self.status.phase = phase;

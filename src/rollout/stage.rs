@@ -23,10 +23,12 @@ pub enum Stage {
     ScalingDown,
     /// The promotion failed; the canary keeps the traffic.
     Held,
+    /// The run is over; its post-rollout hooks are being told.
+    PostRollout,
 }
 
 /// Every stage with its word.
-const WORDS: [(Stage, &str); 10] = [
+const WORDS: [(Stage, &str); 11] = [
     (Stage::Initializing, "Initializing"),
     (Stage::Waiting, "Waiting"),
     (Stage::ScalingUp, "ScalingUp"),
@@ -37,6 +39,7 @@ const WORDS: [(Stage, &str); 10] = [
     (Stage::Returning, "Returning"),
     (Stage::ScalingDown, "ScalingDown"),
     (Stage::Held, "Held"),
+    (Stage::PostRollout, "PostRollout"),
 ];
 
 impl Stage {
