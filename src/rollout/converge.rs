@@ -6,12 +6,13 @@ use super::stage::Stage;
 use super::view::View;
 use crate::api::{CanaryStatus, Phase, Run};
 use crate::object::{
-    APPLIED_ANNOTATION, Object, ObjectRef, Reading, Write, apply_sealed_if_needed, seal,
+    APPLIED_ANNOTATION, Object, ObjectRef, Reading, Write, apply_if_needed, apply_sealed_if_needed,
+    seal,
 };
 use crate::routing::{Cookies, RouteRequest, Split, Weight};
 use crate::workload::revision::{self, KeptRevision};
 use crate::workload::services::{self, ServiceRole};
-use crate::workload::{self, PrimaryRequest, WorkloadError};
+use crate::workload::{self, PrimaryRequest, WorkloadError, autoscaler, configs};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,13 +48,18 @@ enum Scale {
 
 /// What the status asks of the cluster.
 struct Intent<'s> {
-    /// The revision that the primary shall run, and where it is kept; `None` leaves the primary as it is.
+    /// The revision that the primary shall run, with its configs; `None` leaves the primary as it is.
     primary: Option<(&'s str, &'s Configs)>,
+    /// Whether the primary's configs and autoscaler are brought to what their sources say now.
+    copies: bool,
     /// The split of traffic; `None` touches no route.
     split: Option<Split>,
     /// Whether the apex Service leads to the primary.
     apex: bool,
+    /// How many pods the target has.
     scale: Scale,
+    /// Whether the target's autoscaler is held at zero.
+    asleep: bool,
 }
 
 type Configs = BTreeMap<String, String>;
@@ -63,66 +69,62 @@ impl<'s> Intent<'s> {
         let promoted = status
             .promoted
             .as_ref()
-            // A primary that Flagger made is left alone until the first promotion: its template is not one that was kept.
+            // Where Flagger's primary ran something that nobody kept, there is nothing to make it from.
             .filter(|promoted| promoted.template.is_some())
             .map(|promoted| (promoted.revision.as_str(), &promoted.tracked_configs));
-        let Some(run) = &status.run else {
-            return Self {
-                primary: promoted,
-                split: Some(Split::PRIMARY),
-                apex: true,
-                scale: Scale::Leave,
-            };
+        let idle = Self {
+            primary: promoted,
+            copies: false,
+            split: Some(Split::PRIMARY),
+            apex: true,
+            scale: Scale::Leave,
+            asleep: true,
         };
+        let Some(run) = &status.run else { return idle };
         let judged = Some((run.revision.as_str(), &run.tracked_configs));
-        let stage = Stage::parse(&run.stage).unwrap_or(Stage::Analysing);
-        let zero = if drained { Scale::Zero } else { Scale::Leave };
         let split = Some(effective_split(status, run));
-        match stage {
+        let down = if drained { Scale::Zero } else { Scale::Leave };
+        match Stage::parse(&run.stage).unwrap_or(Stage::Analysing) {
             Stage::Initializing => {
                 let switching = run.drain_from.is_some();
                 Self {
                     primary: judged,
-                    split: switching.then_some(Split::PRIMARY),
+                    copies: true,
+                    split: split.filter(|_| switching),
                     apex: switching,
-                    scale: zero,
+                    scale: down,
+                    asleep: drained,
                 }
             }
-            Stage::Waiting => Self {
-                primary: promoted,
-                split,
-                apex: true,
-                scale: Scale::Leave,
-            },
-            Stage::PostRollout => Self {
-                primary: promoted,
-                split: Some(Split::PRIMARY),
-                apex: true,
-                scale: Scale::Leave,
-            },
+            Stage::Waiting => Self { split, ..idle },
+            Stage::PostRollout => idle,
             Stage::ScalingUp | Stage::Analysing | Stage::Held => Self {
-                primary: promoted,
                 split,
-                apex: true,
                 scale: Scale::Up,
+                asleep: false,
+                ..idle
             },
             Stage::RollingBack | Stage::Cancelling => Self {
-                primary: promoted,
                 split,
-                apex: true,
-                scale: zero,
+                scale: down,
+                asleep: drained,
+                ..idle
             },
             Stage::Promoting | Stage::Returning => Self {
                 primary: judged,
+                copies: true,
                 split,
-                apex: true,
                 scale: Scale::Up,
+                asleep: false,
+                ..idle
             },
             Stage::ScalingDown => Self {
                 primary: judged,
+                copies: true,
                 split,
-                apex: true,
-                scale: zero,
+                scale: down,
+                asleep: drained,
+                ..idle
             },
         }
     }
@@ -164,8 +166,8 @@ fn fill(
     };
     plan.writes.extend(service(ServiceRole::Canary)?);
     plan.writes.extend(service(ServiceRole::Primary)?);
+    let autoscaler = view.autoscaler.as_ref().and_then(Reading::object);
     if intent.scale == Scale::Up && view.kind.replicas(&view.target) == 0 {
-        let autoscaler = view.autoscaler.as_ref().and_then(Reading::object);
         let replicas = view.kind.replicas_from_zero(
             view.canary,
             &view.target,
@@ -175,15 +177,27 @@ fn fill(
         plan.writes
             .extend(view.kind.scale(&view.target, replicas.max(1)));
     }
+    if !intent.asleep {
+        plan.writes.extend(autoscaler.and_then(autoscaler::resume));
+    }
     if let Some((hash, configs)) = intent.primary {
+        if intent.copies || view.primary.is_absent() {
+            copy_configs(view, configs, plan)?;
+        }
         plan.writes
             .extend(primary_write(view, status, hash, configs)?);
+    }
+    if let Some(autoscaler) = autoscaler {
+        autoscaler_write(view, intent, autoscaler, plan)?;
     }
     if intent.apex {
         plan.writes.extend(service(ServiceRole::Apex)?);
     }
     if let Some(split) = intent.split {
         route_writes(view, status, split, plan)?;
+    }
+    if intent.asleep {
+        plan.writes.extend(autoscaler.and_then(autoscaler::pause));
     }
     if intent.scale == Scale::Zero {
         plan.writes.extend(view.kind.scale(&view.target, 0));
@@ -228,6 +242,56 @@ fn route_writes(
         });
     }
     plan.writes.extend(writes);
+    Ok(())
+}
+
+/// The primary's copies of the configs that a revision was judged with. A source that has changed since is a newer revision: what was
+/// judged is promoted, so its copy is left as it is.
+fn copy_configs(
+    view: &View<'_>,
+    judged: &Configs,
+    plan: &mut Plan,
+) -> Result<(), (&'static str, String)> {
+    for tracked in &view.tracked {
+        if judged.get(&tracked.reference.status_key()) != Some(&tracked.checksum) {
+            continue;
+        }
+        let live = view.snapshot.object(&tracked.reference.copy(view.canary));
+        let settings = &view.snapshot.settings.workload;
+        let write = configs::copy_if_needed(view.canary, &tracked.source, &live, settings)
+            .map_err(|error| ("ConfigUnfit", error.to_string()))?;
+        plan.writes.extend(write);
+    }
+    Ok(())
+}
+
+/// Which configs of a template are read from the primary's copies: those that were copied with its revision.
+fn renames(template: &Value, judged: &Configs) -> BTreeMap<(String, String), String> {
+    configs::references(template)
+        .into_iter()
+        .filter(|reference| judged.contains_key(&reference.status_key()))
+        .map(|reference| (reference.rename_key(), reference.copy_name()))
+        .collect()
+}
+
+/// The primary's autoscaler is made once the primary is there, and follows its source when the primary is promoted.
+fn autoscaler_write(
+    view: &View<'_>,
+    intent: &Intent<'_>,
+    source: &Object,
+    plan: &mut Plan,
+) -> Result<(), (&'static str, String)> {
+    let Some(name) = autoscaler::primary(view.canary) else {
+        return Ok(());
+    };
+    let live = view.snapshot.object(&name);
+    if view.primary.is_absent() || !(live.is_absent() || intent.copies) {
+        return Ok(());
+    }
+    let desired = autoscaler::desired_primary_autoscaler(view.canary, source)
+        .map_err(|error| ("AutoscalerUnfit", error.to_string()))?;
+    plan.writes
+        .extend(apply_if_needed(&name.kind, desired, &live));
     Ok(())
 }
 
@@ -343,7 +407,7 @@ fn desired_primary(
     let Some(template) = template_of(view, hash)? else {
         return Ok(None);
     };
-    let renamed = super::interim::renames(view.canary, &template, configs);
+    let renamed = renames(&template, configs);
     let flagger_id = workload::flagger_id(hash, &crate::object::short_digest(&json!(configs)));
     let request = PrimaryRequest {
         canary: view.canary,

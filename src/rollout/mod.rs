@@ -6,7 +6,6 @@ mod checks;
 mod conditions;
 mod converge;
 mod decision;
-mod interim;
 mod ladder;
 mod need;
 mod pass;

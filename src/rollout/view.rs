@@ -1,12 +1,14 @@
 //! The facts that a decision stands on, read once from the snapshot: the target and its revision, the primary, how many endpoints
 //! each side has, what the route says. What can't be read or carried out becomes an [`Obstacle`] that says so.
 
-use super::interim as configs;
 use super::snapshot::Snapshot;
 use crate::api::Canary;
 use crate::object::{Endpoints, Object, ObjectRef, Reading};
 use crate::routing::{self, Observed, RouteError, Router};
-use crate::workload::{self, Readiness, ReadinessRule, SelectorLabel, Target, WorkloadError};
+use crate::workload::configs::{self, ConfigReference, Tracking};
+use crate::workload::{
+    self, Readiness, ReadinessRule, SelectorLabel, Target, WorkloadError, autoscaler,
+};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -35,6 +37,13 @@ pub(super) struct Identity {
     pub configs: BTreeMap<String, String>,
 }
 
+/// A config of the target that is copied for the primary.
+pub(super) struct TrackedConfig {
+    pub reference: ConfigReference,
+    pub source: Arc<Object>,
+    pub checksum: String,
+}
+
 /// One of the two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
@@ -56,6 +65,8 @@ pub(super) struct View<'a> {
     pub identity: Identity,
     pub primary: Reading,
     pub autoscaler: Option<Reading>,
+    /// The configs that are copied for the primary.
+    pub tracked: Vec<TrackedConfig>,
     pub route: Result<Observed, RouteError>,
     primary_endpoints: Result<Endpoints, String>,
     canary_endpoints: Result<Endpoints, String>,
@@ -73,12 +84,11 @@ impl<'a> View<'a> {
             .selector(&target, &snapshot.settings.workload)
             .map_err(|error| unfit(&error))?;
         let template = kind.template(&target);
-        let configs = if snapshot.settings.workload.config_tracking {
-            configs::checksums(canary, &template, &|name| snapshot.object(name))
-                .map_err(config_obstacle)?
-        } else {
-            BTreeMap::new()
-        };
+        let tracked = track_configs(snapshot, &template)?;
+        let configs = tracked
+            .iter()
+            .map(|one| (one.reference.status_key(), one.checksum.clone()))
+            .collect();
         let identity = Identity {
             revision: workload::revision_hash(&template),
             configs,
@@ -91,7 +101,7 @@ impl<'a> View<'a> {
             )));
         }
         refuse_foreign(canary, &kind.primary(canary), &primary)?;
-        let autoscaler = super::interim::source(canary).map(|name| snapshot.object(&name));
+        let autoscaler = autoscaler::source(canary).map(|name| snapshot.object(&name));
         let lookup = |name: &ObjectRef| snapshot.object(name);
         let route = router.observed(canary, &lookup);
         Ok(Self {
@@ -107,6 +117,7 @@ impl<'a> View<'a> {
             identity,
             primary,
             autoscaler,
+            tracked,
             route,
         })
     }
@@ -303,12 +314,32 @@ fn unfit(error: &WorkloadError) -> Obstacle {
     }
 }
 
-fn config_obstacle(error: configs::ConfigError) -> Obstacle {
-    match error {
-        configs::ConfigError::Unknown(why) => Obstacle::Unknown(why),
-        configs::ConfigError::Missing(message) => Obstacle::Refused {
-            reason: "ConfigNotFound",
-            message,
-        },
+fn track_configs(snapshot: &Snapshot, template: &Value) -> Result<Vec<TrackedConfig>, Obstacle> {
+    let mut tracked = Vec::new();
+    if !snapshot.settings.workload.config_tracking {
+        return Ok(tracked);
     }
+    let canary = &snapshot.canary;
+    for reference in configs::references(template) {
+        let source = snapshot.object(&reference.object(canary));
+        match configs::track(canary, &reference, &source).map_err(|error| unfit(&error))? {
+            Tracking::Unknown(why) => {
+                return Err(Obstacle::Unknown(format!(
+                    "{} can't be read: {why}",
+                    reference.object(canary)
+                )));
+            }
+            Tracking::Shared(_) | Tracking::Missing => {}
+            Tracking::Copied { checksum } => {
+                if let Reading::Present(source) = source {
+                    tracked.push(TrackedConfig {
+                        reference,
+                        source,
+                        checksum,
+                    });
+                }
+            }
+        }
+    }
+    Ok(tracked)
 }
