@@ -125,6 +125,133 @@ pub fn track(
     }
 }
 
+/// Looks live objects up in the snapshot.
+pub type Lookup<'a> = dyn Fn(&ObjectRef) -> Reading + 'a;
+
+/// Why the configs of a template can't be judged now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// One could not be read; nothing may be concluded.
+    #[error("{0}")]
+    Unknown(String),
+    /// One is missing and needed.
+    #[error("{0}")]
+    Missing(String),
+}
+
+/// Why the copies for the primary can't be written now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CopyError {
+    /// A source or a copy could not be read.
+    #[error("{0}")]
+    Unknown(String),
+    /// A source is not what was judged: it changed or vanished since. A promotion must not carry it to the primary (I3); the
+    /// change is a revision of its own.
+    #[error("{0}")]
+    Changed(String),
+    /// A copy belongs to somebody else.
+    #[error(transparent)]
+    Refused(#[from] WorkloadError),
+}
+
+/// The checksums of all tracked configs of a template, by their keys in `status.trackedConfigs`.
+pub fn checksums(
+    canary: &Canary,
+    template: &Value,
+    lookup: &Lookup<'_>,
+) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut found = BTreeMap::new();
+    for reference in references(template) {
+        let object = reference.object(canary);
+        match track(canary, &reference, &lookup(&object)) {
+            Ok(Tracking::Copied { checksum }) => {
+                found.insert(reference.status_key(), checksum);
+            }
+            Ok(Tracking::Shared(_) | Tracking::Missing) => {}
+            Ok(Tracking::Unknown(why)) => {
+                return Err(ConfigError::Unknown(format!(
+                    "{object} can't be read: {why}"
+                )));
+            }
+            Err(error) => return Err(ConfigError::Missing(error.to_string())),
+        }
+    }
+    Ok(found)
+}
+
+/// Sentences about configs of a template that are shared although one might expect a copy, worth one event each.
+#[must_use]
+pub fn shared(canary: &Canary, template: &Value, lookup: &Lookup<'_>) -> Vec<String> {
+    references(template)
+        .into_iter()
+        .filter_map(|reference| {
+            match track(canary, &reference, &lookup(&reference.object(canary))) {
+                Ok(Tracking::Shared(event)) => event,
+                _ => None,
+            }
+        })
+        .collect()
+}
+
+/// The renames of [`crate::workload::PrimaryRequest`] for a template, given its tracked configs as [`checksums`] named them.
+#[must_use]
+pub fn renames(
+    template: &Value,
+    tracked: &BTreeMap<String, String>,
+) -> BTreeMap<(String, String), String> {
+    references(template)
+        .into_iter()
+        .filter(|reference| tracked.contains_key(&reference.status_key()))
+        .map(|reference| (reference.rename_key(), reference.copy_name()))
+        .collect()
+}
+
+/// The writes that bring the primary's copies to the configs that were judged with this template; none where they say so already.
+/// To be carried out before the primary's template is written.
+pub fn copies(
+    canary: &Canary,
+    template: &Value,
+    judged: &BTreeMap<String, String>,
+    lookup: &Lookup<'_>,
+    settings: &WorkloadSettings,
+) -> Result<Vec<Write>, CopyError> {
+    let mut writes = Vec::new();
+    for reference in references(template) {
+        let Some(expected) = judged.get(&reference.status_key()) else {
+            continue;
+        };
+        let (object, copy) = (reference.object(canary), reference.copy(canary));
+        let live = lookup(&copy);
+        if let Reading::Unknown(why) = &live {
+            return Err(CopyError::Unknown(format!("{copy} can't be read: {why}")));
+        }
+        let already = live
+            .object()
+            .is_some_and(|live| checksum(live) == *expected);
+        let source = match lookup(&object) {
+            Reading::Present(source) if checksum(&source) == *expected => source,
+            // The copy is as it was judged; what becomes of the source is for the next run to say.
+            Reading::Present(_) | Reading::Absent if already => continue,
+            Reading::Present(source) => {
+                return Err(CopyError::Changed(format!(
+                    "{object} has the checksum {}, but {expected} was judged; it changed since and is not copied to {copy}",
+                    checksum(&source)
+                )));
+            }
+            Reading::Absent => {
+                return Err(CopyError::Changed(format!(
+                    "{object} is gone since it was judged, and {copy} can't be made from it; create it again"
+                )));
+            }
+            Reading::Unknown(why) => {
+                return Err(CopyError::Unknown(format!("{object} can't be read: {why}")));
+            }
+        };
+        writes.extend(copy_if_needed(canary, &source, &live, settings)?);
+    }
+    Ok(writes)
+}
+
 /// Secrets of these types hold what an application reads; others (tokens, registry logins) belong to the cluster.
 const TRACKED_SECRET_TYPES: [&str; 5] = [
     "",
