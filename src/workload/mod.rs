@@ -8,7 +8,7 @@
 //!     └─(template) ──▶ revision hash ──▶ ControllerRevision              configs: <name>-primary
 //! ```
 
-use crate::api::Canary;
+use crate::api::{Canary, TargetKind};
 use crate::object::{Object, ObjectRef, Write};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -214,18 +214,31 @@ mod metadata;
 mod ownership;
 mod pod_template;
 pub mod revision;
+pub mod service_target;
 pub mod services;
 
 pub use ownership::refuse_foreign;
 pub use pod_template::{flagger_id, runs_template};
 
-/// The target kind of a canary, by `spec.targetRef.kind`.
+/// The target kind of a canary, by `spec.targetRef.kind` of a workload that has pods.
 #[must_use]
 pub fn target_kind(kind: &str) -> Option<&'static dyn Target> {
     match kind {
         "Deployment" => Some(&deployment::Deployments),
         "DaemonSet" => Some(&daemon_set::DaemonSets),
         _ => None,
+    }
+}
+
+/// The target kind of a canary. Unlike [`target_kind`] it knows core Services, and tells them from Knative's by the API group; `None`
+/// for Knative, which is not supported.
+#[must_use]
+pub fn target_of(canary: &Canary) -> Option<&'static dyn Target> {
+    match canary.spec.target_ref.target_kind() {
+        TargetKind::Deployment => Some(&deployment::Deployments),
+        TargetKind::DaemonSet => Some(&daemon_set::DaemonSets),
+        TargetKind::Service => Some(&service_target::ServiceTargets),
+        TargetKind::Knative => None,
     }
 }
 

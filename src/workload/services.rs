@@ -150,16 +150,6 @@ pub fn desired_services(
                 &wanted_selector,
             ));
         }
-        if has_other_ports(found, &wanted_ports) {
-            // An apply merges ports by number: those of another writer would stay beside ours.
-            return Ok(Some(Write::Patch {
-                target: object,
-                patch: Patch::Merge(
-                    json!({"spec": {"ports": with_node_ports(&wanted_ports, found)}}),
-                ),
-                expect: Expect::unchanged(found),
-            }));
-        }
     }
     let mut spec = json!({"ports": wanted_ports, "selector": wanted_selector});
     // Headless is decided at creation and can't be changed later; a field once applied must stay applied.
@@ -186,6 +176,28 @@ pub fn desired_services(
         },
         "spec": spec,
     }));
+    apply_exactly(canary, desired, live)
+}
+
+/// The write that brings a Service of ours to `desired`, its ports exactly. An apply merges ports by number, so those of another
+/// writer (Flagger before us, a hand) would stay beside ours: they go first, in a patch of their own.
+pub fn apply_exactly(
+    canary: &Canary,
+    desired: Object,
+    live: &Reading,
+) -> Result<Option<Write>, WorkloadError> {
+    let object = beside(canary, &kinds::SERVICE, desired.name());
+    refuse_foreign(canary, &object, live)?;
+    if let Reading::Present(found) = live
+        && let Some(wanted) = desired.at("/spec/ports").as_array()
+        && has_other_ports(found, wanted)
+    {
+        return Ok(Some(Write::Patch {
+            target: object,
+            patch: Patch::Merge(json!({"spec": {"ports": with_node_ports(wanted, found)}})),
+            expect: Expect::unchanged(found),
+        }));
+    }
     Ok(apply_if_needed(&kinds::SERVICE, desired, live))
 }
 

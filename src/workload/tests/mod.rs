@@ -5,6 +5,7 @@ mod configs;
 mod daemon_set;
 mod deployment;
 mod revision;
+mod service_target;
 mod services;
 
 use crate::api::Canary;
