@@ -10,6 +10,7 @@ use super::need::Need;
 use super::snapshot::Snapshot;
 use super::stage::Stage;
 use super::view::{Identity, Obstacle, Side, View, signed};
+use crate::api::validation::{ProblemSeverity, ValidationOptions, validate};
 use crate::api::{
     Canary, CanaryStatus, FailureMode, FailurePromotion, HookType, Phase, Promoted, Run,
     RunWeights, Strategy, Verdict,
@@ -147,8 +148,18 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// What makes the canary impossible to carry out, if anything does.
     fn invalid(&self) -> Option<String> {
-        None
+        let options = ValidationOptions {
+            no_cross_namespace_refs: self.snapshot.settings.no_cross_namespace_refs,
+            default_provider: self.snapshot.settings.mesh_provider.clone(),
+        };
+        let problems: Vec<String> = validate(self.canary, &options)
+            .into_iter()
+            .filter(|problem| problem.severity == ProblemSeverity::Error)
+            .map(|problem| problem.to_string())
+            .collect();
+        (!problems.is_empty()).then(|| problems.join("; "))
     }
 
     fn refuse(&mut self, reason: &'static str, message: String) {
