@@ -131,6 +131,11 @@ struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(Duration);
 
+impl Mark {
+    /// Where a load begins.
+    pub const BEGINNING: Self = Self(Duration::ZERO);
+}
+
 #[derive(Default)]
 struct Account {
     scheduled: Vec<Duration>,
@@ -259,7 +264,7 @@ impl Load {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.report_between(Mark(Duration::ZERO), until)
+        self.report_between(Mark::BEGINNING, until)
     }
 }
 
@@ -1029,7 +1034,7 @@ pub(crate) mod tests {
     }
 
     async fn until(load: &Load, requests: u64) {
-        while load.report_since(Mark(Duration::ZERO)).requests < requests {
+        while load.report_since(Mark::BEGINNING).requests < requests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -1128,7 +1133,7 @@ pub(crate) mod tests {
         let load = Load::start_plan(&plan).unwrap();
         until(&load, 50).await;
         let sent_in = begun.elapsed();
-        let open = load.report_since(Mark(Duration::ZERO));
+        let open = load.report_since(Mark::BEGINNING);
         assert!(
             open.in_flight >= 40,
             "the requests went out while none was answered: {open}"

@@ -1,0 +1,68 @@
+//! Where the demo is shown: redrawn in place on a terminal, line by line in a pipe.
+use std::io::{self, IsTerminal, Write};
+
+use super::model::DemoModel;
+use super::render::{PlainLog, render};
+
+/// The one output of the demo.
+pub enum Screen {
+    /// A terminal, and how many lines of it the last frame covers.
+    Live {
+        drawn: usize,
+        colour: bool,
+    },
+    Plain(PlainLog),
+}
+
+impl Screen {
+    /// Live if stdout is a terminal that understands cursor movement. `NO_COLOR` is respected.
+    #[must_use]
+    pub fn of_stdout() -> Self {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        if io::stdout().is_terminal() && !dumb {
+            let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            Self::Live { drawn: 0, colour }
+        } else {
+            Self::Plain(PlainLog::default())
+        }
+    }
+
+    /// Shows the model as it is now.
+    pub fn show(&mut self, model: &DemoModel) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        match self {
+            Self::Live { drawn, colour } => {
+                let frame = render(model, width(), *colour);
+                // Back to the first line of the last frame, then each line over the old one: nothing flickers.
+                if *drawn > 0 {
+                    write!(out, "\x1b[{drawn}A")?;
+                }
+                write!(out, "\x1b[?25l\r{}\x1b[J", frame.replace('\n', "\x1b[K\n"))?;
+                *drawn = frame.lines().count();
+            }
+            Self::Plain(log) => {
+                for line in log.lines(model) {
+                    writeln!(out, "{line}")?;
+                }
+            }
+        }
+        out.flush()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        if matches!(self, Self::Live { .. }) {
+            let mut out = io::stdout().lock();
+            write!(out, "\x1b[?25h").and_then(|()| out.flush()).ok();
+        }
+    }
+}
+
+fn width() -> usize {
+    terminal_size::terminal_size()
+        .map_or(80, |(terminal_size::Width(columns), _)| {
+            usize::from(columns)
+        })
+        .min(100)
+}
