@@ -7,7 +7,7 @@
 //! the server has not closed it and it was used within [`FRESH`], far below the idle timeout of every gateway here (the
 //! shortest is a minute). So whatever breaks after a request was handed to a connection counts as lost, always.
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -829,110 +829,74 @@ impl Report {
     }
 }
 
+/// One line of a report's table: name, then requests, share, failed, p50, p90, p99, max.
+fn table_line(name: &str, cells: [&str; 7]) -> String {
+    let mut line = format!("{name:<22} {:>9}", cells[0]);
+    for cell in &cells[1..] {
+        // Writing to a string cannot fail.
+        let _ = write!(line, " {cell:>8}");
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
+fn measured_line(name: &str, requests: u64, share: &str, failed: u64, latency: &Latency) -> String {
+    let ms = |latency: Duration| format!("{:.1}", latency.as_secs_f64() * 1e3);
+    let Latency { p50, p90, p99, max } = *latency;
+    table_line(
+        name,
+        [
+            &requests.to_string(),
+            share,
+            &failed.to_string(),
+            &ms(p50),
+            &ms(p90),
+            &ms(p99),
+            &ms(max),
+        ],
+    )
+}
+
+fn count_line(name: &str, requests: u64) -> String {
+    table_line(name, [&requests.to_string(), "", "", "", "", "", ""])
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = |latency: Duration| format!("{:.1}", latency.as_secs_f64() * 1e3);
-        let row = |name: &str,
-                   requests: u64,
-                   share: String,
-                   failed: String,
-                   latency: Option<&Latency>| {
-            let times = latency.map_or_else(
-                || ["", "", "", ""].map(str::to_owned),
-                |l| [ms(l.p50), ms(l.p90), ms(l.p99), ms(l.max)],
-            );
-            let [p50, p90, p99, max] = times;
-            let line = format!(
-                "{name:<22} {requests:>9} {share:>8} {failed:>8} {p50:>8} {p90:>8} {p99:>8} {max:>8}"
-            );
-            line.trim_end().to_owned()
-        };
-        writeln!(
-            f,
-            "{:<22} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
-            "", "requests", "share %", "failed", "p50 ms", "p90 ms", "p99 ms", "max ms"
-        )?;
+        let titles = [
+            "requests", "share %", "failed", "p50 ms", "p90 ms", "p99 ms", "max ms",
+        ];
+        writeln!(f, "{}", table_line("", titles))?;
         for (name, version) in &self.versions {
-            let failed = (version.requests - version.ok).to_string();
+            let share = format!("{:.1}", version.share * 100.0);
+            let failed = self.failed_of(name);
             writeln!(
                 f,
                 "{}",
-                row(
-                    name,
-                    version.requests,
-                    format!("{:.1}", version.share * 100.0),
-                    failed,
-                    Some(&version.latency)
-                )
+                measured_line(name, version.requests, &share, failed, &version.latency)
             )?;
             for (status, count) in &version.failed {
-                writeln!(
-                    f,
-                    "{}",
-                    row(
-                        &format!("  status {status}"),
-                        *count,
-                        String::new(),
-                        String::new(),
-                        None
-                    )
-                )?;
+                writeln!(f, "{}", count_line(&format!("  status {status}"), *count))?;
             }
         }
         for (status, count) in &self.gateway {
             writeln!(
                 f,
                 "{}",
-                row(
-                    &format!("gateway's own {status}"),
-                    *count,
-                    String::new(),
-                    String::new(),
-                    None
-                )
+                count_line(&format!("gateway's own {status}"), *count)
             )?;
         }
         for (error, count) in &self.transport {
-            writeln!(
-                f,
-                "{}",
-                row(
-                    &error.to_string(),
-                    *count,
-                    String::new(),
-                    String::new(),
-                    None
-                )
-            )?;
+            writeln!(f, "{}", count_line(&error.to_string(), *count))?;
         }
         if self.in_flight > 0 {
-            writeln!(
-                f,
-                "{}",
-                row(
-                    "in flight",
-                    self.in_flight,
-                    String::new(),
-                    String::new(),
-                    None
-                )
-            )?;
+            writeln!(f, "{}", count_line("in flight", self.in_flight))?;
         }
-        let failed = self
-            .versions
-            .values()
-            .map(|version| version.requests - version.ok)
-            .sum::<u64>();
+        let failed = self.versions.keys().map(|name| self.failed_of(name)).sum();
         writeln!(
             f,
             "{}",
-            row(
-                "all",
-                self.requests,
-                String::new(),
-                failed.to_string(),
-                Some(&self.latency)
-            )
+            measured_line("all", self.requests, "", failed, &self.latency)
         )?;
         let seconds = self.until.saturating_sub(self.from).as_secs_f64();
         let rate = if seconds > 0.0 {
@@ -940,11 +904,10 @@ impl fmt::Display for Report {
         } else {
             0.0
         };
+        let (lost, requests) = (self.lost(), self.requests);
         write!(
             f,
-            "{} lost of {} in {seconds:.1} s ({rate:.0} requests/s)",
-            self.lost(),
-            self.requests
+            "{lost} lost of {requests} in {seconds:.1} s ({rate:.0} requests/s)"
         )
     }
 }

@@ -25,7 +25,7 @@ const RATE: f64 = 200.0;
 const WINDOW: Duration = Duration::from_secs(5);
 const REDRAW: Duration = Duration::from_millis(250);
 /// Longest wait for one part of the story.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Where the story plays: a cluster in which Serin runs, and the gateway's address.
 pub struct Stage {
@@ -167,7 +167,10 @@ impl<'a> Teller<'a> {
             .await?
             .map(|canary| canary.data["status"].clone())
             .unwrap_or_default();
-        self.model.phase = status["phase"].as_str().unwrap_or_default().to_owned();
+        status["phase"]
+            .as_str()
+            .unwrap_or_default()
+            .clone_into(&mut self.model.phase);
         for (key, mut check) in checks(&status) {
             if self.told_checks.insert(key) {
                 check.at = now;
@@ -311,7 +314,7 @@ fn checks(status: &Value) -> Vec<((String, String), VerdictLine)> {
     found
 }
 
-/// The split that an HTTPRoute carries, in percent of its first rule's weights.
+/// The split that an `HTTPRoute` carries, in percent of its first rule's weights.
 fn weights(route: &Value) -> Option<Weights> {
     let backends = route["spec"]["rules"][0]["backendRefs"].as_array()?;
     let of = |suffix: &str| -> u64 {
