@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::workload::configs::{
-    CONFIG_TRACKING, ConfigError, ConfigReference, CopyError, Tracking, checksum, checksums,
-    copies, copy_if_needed, desired_copy, references, renames, shared, track,
+    CONFIG_TRACKING, ConfigReference, Tracking, checksum, copy_if_needed, desired_copy, references,
+    track,
 };
 use serde_json::json;
 
@@ -274,91 +274,4 @@ fn a_copy_that_somebody_else_controls_is_refused() {
     live.value_mut()["metadata"]["ownerReferences"] =
         json!([{"kind": "Operator", "name": "o", "uid": "u", "controller": true}]);
     assert!(copy_if_needed(&canary(), &config_map(), &present(&live), &settings()).is_err());
-}
-
-/// A lookup over these objects; everything else is absent.
-fn cluster(objects: Vec<Object>) -> impl Fn(&crate::object::ObjectRef) -> Reading {
-    move |wanted| {
-        objects
-            .iter()
-            .find(|object| object.kind() == wanted.kind.kind && object.name() == wanted.name)
-            .map_or(Reading::Absent, present)
-    }
-}
-
-fn one_config_template() -> Value {
-    value(
-        "{spec: {containers: [{name: a, envFrom: [{configMapRef: {name: settings}}, {secretRef: {name: login}}]}]}}",
-    )
-}
-
-#[test]
-fn tracked_configs_are_told_by_checksum_and_renamed_while_shared_ones_are_not() {
-    let mut rotated = secret("Opaque");
-    rotated.value_mut()["metadata"]["ownerReferences"] =
-        json!([{"kind": "SealedSecret", "name": "login", "uid": "u", "controller": true}]);
-    let lookup = cluster(vec![config_map(), rotated]);
-    let template = one_config_template();
-    let tracked = checksums(&canary(), &template, &lookup).unwrap();
-    assert_eq!(
-        tracked,
-        BTreeMap::from([("configmap/settings".to_owned(), checksum(&config_map()))])
-    );
-    assert_eq!(
-        renames(&template, &tracked),
-        super::renames(&[("ConfigMap", "settings")])
-    );
-    assert_eq!(shared(&canary(), &template, &lookup).len(), 1);
-}
-
-#[test]
-fn a_config_that_is_missing_or_unread_stops_the_judgement() {
-    let template = one_config_template();
-    let missing = checksums(&canary(), &template, &cluster(vec![config_map()]));
-    assert!(
-        matches!(missing, Err(ConfigError::Missing(_))),
-        "{missing:?}"
-    );
-    let unread = checksums(&canary(), &template, &|_| {
-        Reading::Unknown("timeout".into())
-    });
-    assert!(matches!(unread, Err(ConfigError::Unknown(_))), "{unread:?}");
-}
-
-#[test]
-fn only_configs_as_they_were_judged_are_copied() {
-    let template = one_config_template();
-    let judged = checksums(
-        &canary(),
-        &template,
-        &cluster(vec![config_map(), secret("Opaque")]),
-    )
-    .unwrap();
-    let writes = |objects: Vec<Object>| {
-        copies(
-            &canary(),
-            &template,
-            &judged,
-            &cluster(objects),
-            &settings(),
-        )
-    };
-    let made = writes(vec![config_map(), secret("Opaque")]).unwrap();
-    assert_eq!(made.len(), 2);
-    let copied: Vec<Object> = made
-        .iter()
-        .map(|write| carried_out(write, &Reading::Absent))
-        .collect();
-
-    let mut edited = config_map();
-    edited.value_mut()["data"]["level"] = json!("info");
-    let refused = writes(vec![edited.clone(), secret("Opaque")]);
-    assert!(matches!(refused, Err(CopyError::Changed(_))), "{refused:?}");
-
-    let settled = [vec![edited, secret("Opaque")], copied].concat();
-    assert_eq!(
-        writes(settled),
-        Ok(vec![]),
-        "the copies are as judged, whatever the sources say now"
-    );
 }
