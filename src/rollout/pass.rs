@@ -1,6 +1,8 @@
 //! One pass: where the canary stands, and the one transition, if any, that its phase allows now. A pass changes the draft of
 //! the status; [`super::converge`] turns the draft into writes. Each phase is one function.
 
+mod terminate;
+
 use super::checks::{self, HookOutcome, Judged, MetricsOutcome, Round};
 use super::conditions::{self, Remarks};
 use super::converge;
@@ -61,8 +63,7 @@ pub(super) fn decide(snapshot: &Snapshot) -> Decision {
 impl<'a> Pass<'a> {
     fn run(&mut self) -> Vec<Write> {
         if self.canary.metadata.is_deleting() {
-            // Owned objects are collected by the API server; nothing may be started for an object that goes.
-            return Vec::new();
+            return self.terminate();
         }
         if self.canary.spec.suspended() {
             self.suspended();
@@ -108,7 +109,7 @@ impl<'a> Pass<'a> {
         plan.writes
     }
 
-    fn finish(mut self, writes: Vec<Write>) -> Decision {
+    fn finish(mut self, mut writes: Vec<Write>) -> Decision {
         let before = self.canary.status_or_default();
         self.status.observed_generation = self.canary.metadata.generation;
         conditions::set(
@@ -121,6 +122,8 @@ impl<'a> Pass<'a> {
         let changed = self.status != before;
         if changed {
             self.status.last_transition_time = Some(self.now);
+        } else {
+            writes.extend(self.finalizer_write());
         }
         let wants = self.snapshot.take_missing();
         Decision {
