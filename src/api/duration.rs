@@ -235,9 +235,9 @@ mod tests {
             (Duration::from_nanos(7), "7ns"),
             (Duration::from_nanos(1_500), "1.5\u{b5}s"),
             (Duration::from_millis(500), "500ms"),
-            (Duration::from_secs(60), "1m0s"),
+            (Duration::from_mins(1), "1m0s"),
             (Duration::from_millis(90_500), "1m30.5s"),
-            (Duration::from_secs(3_600), "1h0m0s"),
+            (Duration::from_hours(1), "1h0m0s"),
             (Duration::from_millis(10_050), "10.05s"),
         ];
         for (duration, text) in table {

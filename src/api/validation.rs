@@ -507,6 +507,7 @@ fn mirroring(analysis: &CanaryAnalysis, found: &mut Findings) {
         "0 or nothing copies all requests",
     );
     if let Some(weight) = analysis.mirror_weight()
+        && (0..=100).contains(&weight)
         && !analysis.mirror()
     {
         found.warning(

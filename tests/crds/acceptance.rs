@@ -65,11 +65,12 @@ fn compare(theirs: &Value, ours: &Value, path: &str, narrower: &mut Vec<String>)
                     .iter()
                     .all(|name| their.contains(name))
             }
-            "oneOf" => their == Some(value),
             "x-kubernetes-validations" => rules(value)
                 .iter()
                 .all(|rule| their.map(rules).unwrap_or_default().contains(rule)),
-            "pattern" | "format" | "default" | "x-kubernetes-int-or-string" => their == Some(value),
+            "oneOf" | "pattern" | "format" | "default" | "x-kubernetes-int-or-string" => {
+                their == Some(value)
+            }
             "properties" => true,
             "items" | "additionalProperties" => their.is_some(),
             _ => false,

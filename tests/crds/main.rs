@@ -3,7 +3,7 @@
 //!
 //! `SERIN_UPDATE=1 cargo test --test crds` writes `crds/` anew.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::doc_markdown)]
 
 mod acceptance;
 mod drawing;
