@@ -1,3 +1,27 @@
-//! Judging.
+//! Judging: what to ask about a canary, and what follows from the answer.
+//!
+//! ```text
+//!   metrics of the canary ─┐
+//!   MetricTemplates ───────┼─ queries ─▶ MetricQuery ──(providers, outside)──▶ Measurement ─ judge ─▶ Judgement
+//!   built-in queries ──────┘                                                        ▲
+//!                                                                   limits ─────────┘
+//! ```
+//!
+//! [`queries`] makes one question of each metric entry, [`judge`] holds the answer against the entry's limits. A value outside
+//! of its limits, no data, and no answer are three different things and stay apart. Nothing here does I/O: the rooms outside ask.
 
+mod builtin;
+mod query;
 pub mod template;
+mod verdict;
+
+pub use builtin::{DurationUnit, OBSERVERS, Observer, metrics_provider, observer_for};
+pub use query::{
+    Limits, MetricKind, MetricQuery, Origin, ProviderConfig, QueryProblem, REQUEST_DURATION,
+    REQUEST_SUCCESS_RATE, SecretName, queries,
+};
+pub use verdict::{Judgement, Measurement, judge};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

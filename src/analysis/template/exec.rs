@@ -142,9 +142,7 @@ impl Machine<'_> {
         if self.depth > MAX_DEPTH {
             return Err(Fault::new(
                 at,
-                format!(
-                    "calls nest deeper than {MAX_DEPTH} levels; does a template call itself?"
-                ),
+                format!("calls nest deeper than {MAX_DEPTH} levels; does a template call itself?"),
             ));
         }
         let result = inside(self);
@@ -191,7 +189,9 @@ impl Machine<'_> {
             Node::If(control) => return self.choice(dot, control, false),
             Node::With(control) => return self.choice(dot, control, true),
             Node::Range(control) => return self.range(dot, control),
-            Node::Template { at, name, pipeline } => self.call_template(dot, *at, name, pipeline)?,
+            Node::Template { at, name, pipeline } => {
+                self.call_template(dot, *at, name, pipeline.as_ref())?;
+            }
             Node::Break => return Ok(Flow::Break),
             Node::Continue => return Ok(Flow::Continue),
         }
@@ -221,14 +221,17 @@ impl Machine<'_> {
                 Value::Map(map) if !map.is_empty() => {
                     for (key, value) in map.iter() {
                         let (key, value) = (Value::text(key), Value::text(value));
-                        if !machine.iteration(control, key, value)? {
+                        if !machine.iteration(control, key, &value)? {
                             break;
                         }
                     }
                 }
                 Value::Int(_) | Value::Byte(_) => {
                     if control.pipeline.variables.len() > 1 {
-                        return Err(Fault::new(at, "a range over a number has one variable, not two"));
+                        return Err(Fault::new(
+                            at,
+                            "a range over a number has one variable, not two",
+                        ));
                     }
                     let count = over.integer().unwrap_or_default();
                     if count <= 0 {
@@ -236,7 +239,7 @@ impl Machine<'_> {
                     }
                     let mut next = 0;
                     while next < count
-                        && machine.iteration(control, Value::Nil, Value::Int(next))?
+                        && machine.iteration(control, Value::Nil, &Value::Int(next))?
                     {
                         next += 1;
                     }
@@ -260,7 +263,7 @@ impl Machine<'_> {
     }
 
     /// One round of a range; false after `{{break}}`.
-    fn iteration(&mut self, control: &Control, key: Value, value: Value) -> Result<bool, Fault> {
+    fn iteration(&mut self, control: &Control, key: Value, value: &Value) -> Result<bool, Fault> {
         let pipeline = &control.pipeline;
         self.charge(pipeline.at, 1)?;
         let names = &pipeline.variables;
@@ -271,7 +274,7 @@ impl Machine<'_> {
             self.assign(&names[0], key);
         }
         let mark = self.scope.len();
-        let flow = self.list(&value, &control.body)?;
+        let flow = self.list(value, &control.body)?;
         self.scope.truncate(mark);
         Ok(flow != Flow::Break)
     }
@@ -287,7 +290,7 @@ impl Machine<'_> {
         dot: &Value,
         at: usize,
         name: &str,
-        pipeline: &Option<Pipeline>,
+        pipeline: Option<&Pipeline>,
     ) -> Result<(), Fault> {
         let tree = self.tree;
         let Some(body) = tree.templates.get(name) else {
@@ -309,8 +312,7 @@ impl Machine<'_> {
                 Some(pipeline) => machine.pipeline(dot, pipeline)?,
                 None => Value::Nil,
             };
-            let scope =
-                std::mem::replace(&mut machine.scope, vec![("$".to_owned(), dot.clone())]);
+            let scope = std::mem::replace(&mut machine.scope, vec![("$".to_owned(), dot.clone())]);
             machine.list(&dot, body)?;
             machine.scope = scope;
             Ok(())
@@ -370,7 +372,7 @@ impl Machine<'_> {
                 Ok(Value::text(text))
             }
             Term::Function(function) => self.call(dot, operand.at, *function, &[], None),
-            Term::Field(fields) => self.fields(operand.at, dot.clone(), fields),
+            Term::Field(fields) => Self::fields(operand.at, dot.clone(), fields),
             Term::Variable(name, fields) => {
                 let value = self
                     .scope
@@ -381,19 +383,19 @@ impl Machine<'_> {
                     .ok_or_else(|| {
                         Fault::new(operand.at, format!("the variable {name} is not declared"))
                     })?;
-                self.fields(operand.at, value, fields)
+                Self::fields(operand.at, value, fields)
             }
-            Term::Parenthesis(pipeline) => self.deeper(operand.at, |machine| {
-                machine.pipeline(dot, pipeline)
-            }),
+            Term::Parenthesis(pipeline) => {
+                self.deeper(operand.at, |machine| machine.pipeline(dot, pipeline))
+            }
             Term::Chain(base, fields) => {
                 let value = self.operand(dot, base)?;
-                self.fields(operand.at, value, fields)
+                Self::fields(operand.at, value, fields)
             }
         }
     }
 
-    fn fields(&mut self, at: usize, base: Value, fields: &[String]) -> Result<Value, Fault> {
+    fn fields(at: usize, base: Value, fields: &[String]) -> Result<Value, Fault> {
         let mut value = base;
         for field in fields {
             value = match &value {
@@ -491,9 +493,10 @@ impl Machine<'_> {
             )),
             Function::Html => bounded(format::html(&format::print(&arguments, Printed::Escaped))),
             Function::Js => bounded(format::js(&format::print(&arguments, Printed::Escaped))),
-            Function::UrlQuery => {
-                bounded(format::url_query(&format::print(&arguments, Printed::Escaped)))
-            }
+            Function::UrlQuery => bounded(format::url_query(&format::print(
+                &arguments,
+                Printed::Escaped,
+            ))),
             Function::Print => bounded(format::print(&arguments, Printed::Plain)),
             Function::Println => bounded(format::print(&arguments, Printed::Line)),
             Function::Printf => match &arguments[0] {
@@ -565,7 +568,12 @@ fn index(arguments: &[Value]) -> Result<Value, String> {
             Value::Map(map) => match key {
                 // Unlike a field, a missing key gives an empty text here: Go's index does not know missingkey.
                 Value::Text(key) => Value::text(map.get(key.as_ref()).map_or("", String::as_str)),
-                other => return Err(format!("the key of a map is a string, found {}", other.type_name())),
+                other => {
+                    return Err(format!(
+                        "the key of a map is a string, found {}",
+                        other.type_name()
+                    ));
+                }
             },
             Value::Text(text) => {
                 let position = position(key, text.len())?;

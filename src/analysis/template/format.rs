@@ -176,7 +176,11 @@ fn float(value: f64, verb: char, precision: Option<usize>) -> String {
                 |precision| format!("{value:.precision$e}"),
             );
             let text = exponent(&text);
-            if verb == 'E' { text.to_uppercase() } else { text }
+            if verb == 'E' {
+                text.to_uppercase()
+            } else {
+                text
+            }
         }
         'f' | 'F' => precision.map_or_else(
             || format!("{value}"),
@@ -208,13 +212,18 @@ fn float(value: f64, verb: char, precision: Option<usize>) -> String {
             });
             if power < -4 || power >= limit {
                 let text = exponent(&format!("{mantissa}e{power}"));
-                return if verb == 'G' { text.to_uppercase() } else { text };
+                return if verb == 'G' {
+                    text.to_uppercase()
+                } else {
+                    text
+                };
             }
             let decimals = usize::try_from(digits_signed - point).unwrap_or(0);
             // Printing the rounded digits again adds no error: they are the nearest to themselves.
-            scientific
-                .parse::<f64>()
-                .map_or_else(|_| scientific.clone(), |rounded| format!("{rounded:.decimals$}"))
+            scientific.parse::<f64>().map_or_else(
+                |_| scientific.clone(),
+                |rounded| format!("{rounded:.decimals$}"),
+            )
         }
     }
 }
@@ -514,7 +523,8 @@ fn text(string: &str, verb: char, spec: Spec) -> String {
     match verb {
         'v' if spec.sharp => spec.pad(&quoted(string, '"', false)),
         'q' if spec.sharp
-            && !cut.contains(|c: char| c == '`' || c == '\u{feff}' || c.is_control() && c != '\t') =>
+            && !cut
+                .contains(|c: char| c == '`' || c == '\u{feff}' || c.is_control() && c != '\t') =>
         {
             spec.pad(&format!("`{cut}`"))
         }

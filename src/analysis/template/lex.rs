@@ -287,7 +287,10 @@ impl Lexer<'_> {
             {
                 let word = &self.source[start..self.at];
                 let hint = if c == '-' {
-                    format!("; a key with a dash needs index, for example {{{{ index variables \"{}-…\" }}}}", word.trim_start_matches('.'))
+                    format!(
+                        "; a key with a dash needs index, for example {{{{ index variables \"{}-…\" }}}}",
+                        word.trim_start_matches('.')
+                    )
                 } else {
                     String::new()
                 };
@@ -358,10 +361,7 @@ impl Lexer<'_> {
             None | Some('\n' | '\'') => return Err(wrong()),
             Some('\\') => {
                 let mut bytes = Vec::new();
-                let single_byte = matches!(
-                    self.rest().chars().nth(1),
-                    Some('x' | '0'..='7')
-                );
+                let single_byte = matches!(self.rest().chars().nth(1), Some('x' | '0'..='7'));
                 self.escape('\'', &mut bytes)?;
                 if single_byte {
                     bytes.first().copied().map(i64::from)
@@ -387,7 +387,12 @@ impl Lexer<'_> {
     fn escape(&mut self, quote: char, bytes: &mut Vec<u8>) -> Result<(), Fault> {
         let at = self.at;
         self.next();
-        let wrong = || Fault::new(at, "unknown escape; expected one of \\a \\b \\f \\n \\r \\t \\v \\\\ \\\" \\ooo \\xhh \\uhhhh \\Uhhhhhhhh (in PromQL regular expressions write \\\\d, or use a `raw string`)");
+        let wrong = || {
+            Fault::new(
+                at,
+                "unknown escape; expected one of \\a \\b \\f \\n \\r \\t \\v \\\\ \\\" \\ooo \\xhh \\uhhhh \\Uhhhhhhhh (in PromQL regular expressions write \\\\d, or use a `raw string`)",
+            )
+        };
         let Some(c) = self.next() else {
             return Err(wrong());
         };
@@ -459,7 +464,10 @@ impl Lexer<'_> {
             self.accept("+-");
             while self.accept("0123456789_") {}
         }
-        if self.peek().is_some_and(|c| is_word(c) || matches!(c, '+' | '-')) {
+        if self
+            .peek()
+            .is_some_and(|c| is_word(c) || matches!(c, '+' | '-'))
+        {
             self.next();
             return Err(Fault::new(
                 start,

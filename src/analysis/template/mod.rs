@@ -1,6 +1,6 @@
 //! The Go `text/template` language as metric templates need it (Flagger chapter 4.4).
 //!
-//! Users write `{{ target }}` and `{{ variables.team }}` in their PromQL, and everything else that Go's templates offer. The values
+//! Users write `{{ target }}` and `{{ variables.team }}` in their `PromQL`, and everything else that Go's templates offer. The values
 //! are functions, not fields of the dot, and the dot is nil. A key that a map does not have is an error (`missingkey=error`).
 //! Templates are written by tenants, so every size is bounded: source, nesting, work and output. No template can hang a
 //! rollout or fill the memory.
@@ -83,6 +83,12 @@ impl Fault {
             message: self.message,
         }
     }
+}
+
+/// A float as Go prints it with `%v`: `99`, `99.5`, `1e+06`.
+#[must_use]
+pub fn go_number(value: f64) -> String {
+    format::display(&value::Value::Float(value))
 }
 
 /// Renders `template` with the values of `context`.

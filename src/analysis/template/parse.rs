@@ -227,7 +227,8 @@ impl Parser {
                         }
                         Some(keyword) => nodes.push(self.keyword(keyword, at)?),
                         None => {
-                            nodes.push(Node::Action(self.pipeline("a command", &Kind::RightDelim)?));
+                            nodes
+                                .push(Node::Action(self.pipeline("a command", &Kind::RightDelim)?));
                         }
                     }
                 }
@@ -371,7 +372,9 @@ impl Parser {
                             ListEnd::Else(at) => {
                                 return Err(Fault::new(
                                     at,
-                                    format!("a second {{{{else}}}} for the same {{{{{keyword}}}}}; expected {{{{end}}}}"),
+                                    format!(
+                                        "a second {{{{else}}}} for the same {{{{{keyword}}}}}; expected {{{{end}}}}"
+                                    ),
                                 ));
                             }
                         }
@@ -401,7 +404,12 @@ impl Parser {
                 Some(Kind::Other(',')) => {
                     let at = self.peek().at;
                     if context != "{{range}}" || !pipeline.variables.is_empty() {
-                        return Err(Fault::new(at, format!("too many variables in {context}; expected {{{{range $key, $value := …}}}} at most")));
+                        return Err(Fault::new(
+                            at,
+                            format!(
+                                "too many variables in {context}; expected {{{{range $key, $value := …}}}} at most"
+                            ),
+                        ));
                     }
                     self.next += 2;
                     pipeline.variables.push(name);

@@ -105,13 +105,28 @@ fn errors_say_where_what_was_found_and_what_would_be_right() {
 fn hostile_templates_end_with_an_error_and_not_with_the_machine() {
     let deep_parentheses = format!("{{{{ {}target{} }}}}", "(".repeat(5000), ")".repeat(5000));
     let deep_controls = "{{ if true }}".repeat(4000);
-    let long_chain = format!("{{{{ if 0 }}}}{}{{{{ end }}}}", "{{ else if 0 }}".repeat(3000));
+    let long_chain = format!(
+        "{{{{ if 0 }}}}{}{{{{ end }}}}",
+        "{{ else if 0 }}".repeat(3000)
+    );
     let cases = [
         ("{{ range 1000000000000 }}{{ end }}", "too much work"),
-        ("{{ range 100000 }}{{ range 100000 }}x{{ end }}{{ end }}", "longer than"),
-        ("{{ define \"x\" }}{{ template \"x\" }}{{ end }}{{ template \"x\" }}", "nest deeper"),
-        ("{{ define \"x\" }}{{ range 9 }}{{ template \"x\" }}{{ end }}{{ end }}{{ template \"x\" }}", "nest deeper"),
-        ("{{ $x := \"aaaaaaaaaa\" }}{{ range 1000 }}{{ $x = print $x $x }}{{ end }}", "longer than"),
+        (
+            "{{ range 100000 }}{{ range 100000 }}x{{ end }}{{ end }}",
+            "longer than",
+        ),
+        (
+            "{{ define \"x\" }}{{ template \"x\" }}{{ end }}{{ template \"x\" }}",
+            "nest deeper",
+        ),
+        (
+            "{{ define \"x\" }}{{ range 9 }}{{ template \"x\" }}{{ end }}{{ end }}{{ template \"x\" }}",
+            "nest deeper",
+        ),
+        (
+            "{{ $x := \"aaaaaaaaaa\" }}{{ range 1000 }}{{ $x = print $x $x }}{{ end }}",
+            "longer than",
+        ),
         ("{{ printf \"%1000000000d\" 1 }}", "wider than"),
         ("{{ printf \"%*d\" 1000000000 1 }}", "wider than"),
         ("{{ printf \"%.999999999f\" 1.0 }}", "wider than"),
@@ -128,7 +143,11 @@ fn hostile_templates_end_with_an_error_and_not_with_the_machine() {
 
 #[test]
 fn the_deepest_template_that_is_accepted_runs_on_a_small_stack() {
-    let body = format!("{}{{{{ template \"x\" }}}}{}", "{{ with 1 }}".repeat(38), "{{ end }}".repeat(38));
+    let body = format!(
+        "{}{{{{ template \"x\" }}}}{}",
+        "{{ with 1 }}".repeat(38),
+        "{{ end }}".repeat(38)
+    );
     let template = format!("{{{{ define \"x\" }}}}{body}{{{{ end }}}}{{{{ template \"x\" }}}}");
     let found = std::thread::Builder::new()
         .stack_size(1024 * 1024)

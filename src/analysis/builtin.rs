@@ -1,0 +1,388 @@
+//! The built-in queries for success rate and duration, one row of a table for each mesh or ingress (Flagger chapter 4.3).
+//!
+//! They are Flagger's, with three corrections. Where every request fails there is no series of good ones, and Flagger's ratio has no
+//! value; here it is 0 %, so that the worst canary fails instead of counting as idle. Gloo, Kuma, Traefik and APISIX name their objects after the Service, so the Service's
+//! name is asked for, where Flagger asks for the target's and finds nothing when the two differ. And names are escaped inside of
+//! regular expressions, so that the dot of `my.app` is a dot.
+
+use crate::api::{Canary, TargetKind};
+
+/// The unit in which a built-in duration query answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DurationUnit {
+    /// Milliseconds.
+    Milliseconds,
+    /// Seconds.
+    Seconds,
+}
+
+/// How a duration is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Duration {
+    /// The 99th percentile of a histogram, given by its `_bucket` series; the last text is appended to the query.
+    Percentile(&'static str, &'static str),
+    /// Sum over count in milliseconds, given by the name before `_sum` and `_count`.
+    Mean(&'static str),
+}
+
+/// One row of the table. Selectors use `{N}` namespace, `{T}` target, `{S}` Service, `{INGRESS}`, `{ROUTE}`; with a tilde, as in `{T~}`, the
+/// name stands in a regular expression; with an underscore, as in `{N_}`, other characters than letters, digits and _ become _.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observer {
+    /// Name of the row.
+    pub name: &'static str,
+    /// Counter of requests.
+    requests: &'static str,
+    /// Selects the requests of the canary.
+    selector: &'static str,
+    /// Selects those of them that went well.
+    success: &'static str,
+    duration: Duration,
+    /// Selects for the duration what `selector` does not; usually the same.
+    duration_selector: Option<&'static str>,
+    /// Unit of the duration's answer.
+    pub duration_unit: DurationUnit,
+}
+
+const ENVOY_REQUESTS: &str = "envoy_cluster_upstream_rq";
+const ENVOY_DURATION: Duration = Duration::Percentile("envoy_cluster_upstream_rq_time_bucket", "");
+const ENVOY_SUCCESS: &str = r#"envoy_response_code!~"5.*""#;
+
+const fn envoy(name: &'static str, selector: &'static str) -> Observer {
+    Observer {
+        name,
+        requests: ENVOY_REQUESTS,
+        selector,
+        success: ENVOY_SUCCESS,
+        duration: ENVOY_DURATION,
+        duration_selector: None,
+        duration_unit: DurationUnit::Milliseconds,
+    }
+}
+
+/// The table.
+pub const OBSERVERS: [Observer; 13] = [
+    Observer {
+        name: "istio",
+        requests: "istio_requests_total",
+        selector: r#"reporter="destination", destination_workload_namespace="{N}", destination_workload=~"{T~}""#,
+        success: r#"response_code!~"5.*""#,
+        duration: Duration::Percentile("istio_request_duration_milliseconds_bucket", ""),
+        duration_selector: None,
+        duration_unit: DurationUnit::Milliseconds,
+    },
+    Observer {
+        name: "linkerd",
+        requests: "response_total",
+        selector: r#"namespace="{N}", deployment=~"{T~}", direction="inbound""#,
+        success: r#"classification!="failure""#,
+        duration: Duration::Percentile("response_latency_ms_bucket", ""),
+        duration_selector: None,
+        duration_unit: DurationUnit::Milliseconds,
+    },
+    envoy(
+        "appmesh",
+        r#"kubernetes_namespace="{N}", kubernetes_pod_name=~"{T~}-[0-9a-zA-Z]+(-[0-9a-zA-Z]+)""#,
+    ),
+    envoy(
+        "contour",
+        r#"envoy_cluster_name=~"{N~}_{S~}-canary_[0-9a-zA-Z-]+""#,
+    ),
+    envoy(
+        "gloo",
+        r#"envoy_cluster_name=~"{N~}-{S~}-canaryupstream-[0-9a-zA-Z-]+_[0-9a-zA-Z-]+""#,
+    ),
+    envoy("kuma", r#"service=~"{S~}-canary_{N~}_svc_[0-9a-zA-Z-]+""#),
+    envoy("knative", r#"envoy_cluster_name=~"{N~}/{ROUTE~}""#),
+    Observer {
+        name: "nginx",
+        requests: "nginx_ingress_controller_requests",
+        selector: r#"namespace="{N}", ingress="{INGRESS}", canary!="""#,
+        success: r#"status!~"5.*""#,
+        duration: Duration::Mean("nginx_ingress_controller_response_duration_seconds"),
+        duration_selector: None,
+        duration_unit: DurationUnit::Milliseconds,
+    },
+    Observer {
+        name: "skipper",
+        requests: "skipper_response_duration_seconds_bucket",
+        selector: r#"route=~"kube(ew)?_{N_}__{INGRESS_}_canary__.*__{S_}_canary(_[0-9]+)?", le="+Inf""#,
+        success: r#"code!~"5..""#,
+        duration: Duration::Mean("skipper_serve_route_duration_seconds"),
+        duration_selector: Some(
+            r#"route=~"kube(ew)?_{N_}__{INGRESS_}_canary__.*__{S_}_canary(_[0-9]+)?""#,
+        ),
+        duration_unit: DurationUnit::Milliseconds,
+    },
+    Observer {
+        name: "traefik",
+        requests: "traefik_service_request_duration_seconds_bucket",
+        selector: r#"service=~"{N~}-{S~}-canary-[0-9a-zA-Z-]+@kubernetescrd", le="+Inf""#,
+        success: r#"code!~"5..""#,
+        duration: Duration::Percentile(
+            "traefik_service_request_duration_seconds_bucket",
+            " * 1000",
+        ),
+        duration_selector: Some(r#"service=~"{N~}-{S~}-canary-[0-9a-zA-Z-]+@kubernetescrd""#),
+        duration_unit: DurationUnit::Milliseconds,
+    },
+    Observer {
+        name: "osm",
+        requests: "osm_request_total",
+        selector: r#"destination_namespace="{N}", destination_kind="Deployment", destination_name="{T}""#,
+        success: r#"response_code!~"5.*""#,
+        duration: Duration::Percentile("osm_request_duration_ms_bucket", ""),
+        duration_selector: None,
+        duration_unit: DurationUnit::Milliseconds,
+    },
+    Observer {
+        name: "apisix",
+        requests: "apisix_http_status",
+        selector: r#"route=~"{N~}_{ROUTE~}-{S~}-canary_.+""#,
+        success: r#"code!~"5..""#,
+        duration: Duration::Percentile("apisix_http_latency_bucket", ""),
+        duration_selector: Some(r#"type=~"request", route=~"{N~}_{ROUTE~}-{S~}-canary_.+""#),
+        duration_unit: DurationUnit::Milliseconds,
+    },
+    Observer {
+        name: "http",
+        requests: "http_request_duration_seconds_count",
+        selector: r#"kubernetes_namespace="{N}", kubernetes_pod_name=~"{T~}-[0-9a-zA-Z]+(-[0-9a-zA-Z]+)""#,
+        success: r#"status!~"5.*""#,
+        duration: Duration::Percentile("http_request_duration_seconds_bucket", ""),
+        duration_selector: None,
+        duration_unit: DurationUnit::Seconds,
+    },
+];
+
+/// Which row a provider name means: by exact name or by prefix. Everything else, all `smi:*` too, has Istio's metrics.
+const BY_NAME: [(&str, bool, &str); 15] = [
+    ("appmesh", true, "appmesh"),
+    ("linkerd", false, "linkerd"),
+    ("istio", false, "istio"),
+    ("contour", false, "contour"),
+    ("gloo", true, "gloo"),
+    ("nginx", false, "nginx"),
+    ("kubernetes", false, "http"),
+    ("gatewayapi", true, "http"),
+    ("skipper", false, "skipper"),
+    ("traefik", false, "traefik"),
+    ("osm", false, "osm"),
+    ("kuma", false, "kuma"),
+    ("apisix", false, "apisix"),
+    ("knative", false, "knative"),
+    ("", true, "istio"),
+];
+
+/// The provider name by which queries are chosen and which messages show: the canary's own, or the flag's; a controller that runs
+/// for Linkerd takes Linkerd's metrics whatever router a canary names.
+#[must_use]
+pub fn metrics_provider(canary: &Canary, mesh_provider: &str) -> String {
+    let own = canary
+        .spec
+        .provider
+        .as_deref()
+        .filter(|own| !own.is_empty());
+    let name = match own {
+        Some(_) if mesh_provider.contains("linkerd") => "linkerd",
+        _ if mesh_provider.contains("crossover") => "crossover",
+        Some(own) => own,
+        None => mesh_provider,
+    };
+    if canary.spec.target_ref.target_kind() == TargetKind::Service {
+        return format!("{name}:service");
+    }
+    name.to_owned()
+}
+
+/// The row for a name that [`metrics_provider`] gave.
+#[must_use]
+pub fn observer_for(metrics_provider: &str) -> &'static Observer {
+    let row = BY_NAME
+        .iter()
+        .find(|(name, is_prefix, _)| {
+            metrics_provider == *name || *is_prefix && metrics_provider.starts_with(name)
+        })
+        .map_or("istio", |(_, _, row)| row);
+    OBSERVERS
+        .iter()
+        .find(|observer| observer.name == row)
+        .unwrap_or(&OBSERVERS[0])
+}
+
+/// The names that the queries ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names<'a> {
+    /// Namespace of the canary.
+    pub namespace: &'a str,
+    /// Name of the target.
+    pub target: &'a str,
+    /// Name of the apex Service.
+    pub service: &'a str,
+    /// Name of the Ingress.
+    pub ingress: &'a str,
+    /// Name of the route; for Knative the latest revision.
+    pub route: &'a str,
+}
+
+impl Names<'_> {
+    fn fill(self, selector: &str) -> String {
+        let names = [
+            ("N", self.namespace),
+            ("T", self.target),
+            ("S", self.service),
+            ("INGRESS", self.ingress),
+            ("ROUTE", self.route),
+        ];
+        let mut out = selector.to_owned();
+        for (key, name) in names {
+            out = out
+                .replace(&format!("{{{key}}}"), &quotable(name))
+                .replace(&format!("{{{key}~}}"), &quotable(&escaped(name)))
+                .replace(&format!("{{{key}_}}"), &words(name));
+        }
+        out
+    }
+}
+
+/// The name with everything escaped that means something in a regular expression.
+fn escaped(name: &str) -> String {
+    name.chars().fold(String::new(), |mut out, c| {
+        if r"\.+*?()|[]{}^$".contains(c) {
+            out.push('\\');
+        }
+        out.push(c);
+        out
+    })
+}
+
+/// The name inside of a quoted `PromQL` text.
+fn quotable(name: &str) -> String {
+    name.replace('\\', r"\\").replace('"', "\\\"")
+}
+
+fn words(name: &str) -> String {
+    name.chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect()
+}
+
+impl Observer {
+    /// The query for `request-success-rate`, in percent.
+    #[must_use]
+    pub fn success_rate(&self, names: Names<'_>, interval: &str) -> String {
+        let metric = self.requests;
+        let base = names.fill(self.selector);
+        let success = self.success;
+        let all = format!("sum(rate({metric}{{{base}}}[{interval}]))");
+        format!("(sum(rate({metric}{{{base}, {success}}}[{interval}])) or {all} * 0) / {all} * 100")
+    }
+
+    /// The query for `request-duration`, in [`Observer::duration_unit`].
+    #[must_use]
+    pub fn duration(&self, names: Names<'_>, interval: &str) -> String {
+        let base = names.fill(self.duration_selector.unwrap_or(self.selector));
+        match self.duration {
+            Duration::Percentile(metric, scale) => format!(
+                "histogram_quantile(0.99, sum(rate({metric}{{{base}}}[{interval}])) by (le)){scale}"
+            ),
+            Duration::Mean(metric) => format!(
+                "sum(rate({metric}_sum{{{base}}}[{interval}])) / sum(rate({metric}_count{{{base}}}[{interval}])) * 1000"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{CanarySpec, TargetRef};
+
+    const NAMES: Names<'static> = Names {
+        namespace: "test",
+        target: "podinfo",
+        service: "podinfo-svc",
+        ingress: "podinfo-ing",
+        route: "podinfo-route",
+    };
+
+    fn canary(provider: Option<&str>, target_kind: &str) -> Canary {
+        Canary {
+            spec: CanarySpec {
+                provider: provider.map(str::to_owned),
+                target_ref: TargetRef {
+                    api_version: String::new(),
+                    kind: target_kind.to_owned(),
+                    name: "podinfo".to_owned(),
+                },
+                ..CanarySpec::default()
+            },
+            ..Canary::default()
+        }
+    }
+
+    #[test]
+    fn the_observer_follows_provider_flag_and_target() {
+        // flag, spec.provider, kind of the target, observer
+        let cases = [
+            ("istio", None, "Deployment", "istio"),
+            ("gatewayapi:v1", None, "Deployment", "http"),
+            ("istio", Some("gatewayapi:v1beta1"), "Deployment", "http"),
+            ("istio", Some("kubernetes"), "Deployment", "http"),
+            ("istio", Some("nginx"), "DaemonSet", "nginx"),
+            ("istio", Some("smi:v1alpha3"), "Deployment", "istio"),
+            ("linkerd", None, "Deployment", "linkerd"),
+            ("linkerd", Some("gatewayapi:v1"), "Deployment", "linkerd"),
+            ("smi:linkerd", Some("nginx"), "Deployment", "linkerd"),
+            ("smi:crossover", None, "Deployment", "istio"),
+            ("appmesh:v1beta2", None, "Deployment", "appmesh"),
+            ("gloo", None, "Service", "gloo"),
+            ("kubernetes", None, "Service", "istio"),
+            ("gatewayapi:v1", None, "Service", "http"),
+            ("something", None, "Deployment", "istio"),
+            ("knative", None, "Deployment", "knative"),
+        ];
+        for (flag, provider, kind, expected) in cases {
+            let name = metrics_provider(&canary(provider, kind), flag);
+            assert_eq!(
+                observer_for(&name).name,
+                expected,
+                "{flag} {provider:?} {kind}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_queries_are_those_of_the_golden_file() {
+        use std::fmt::Write;
+        let mut found = String::new();
+        for observer in &OBSERVERS {
+            let _ = writeln!(
+                found,
+                "{}\n  {}\n  {}",
+                observer.name,
+                observer.success_rate(NAMES, "1m"),
+                observer.duration(NAMES, "1m")
+            );
+        }
+        assert_eq!(found, include_str!("golden/queries.txt"));
+    }
+
+    #[test]
+    fn a_dot_in_a_name_is_a_dot() {
+        let names = Names {
+            target: "my.app",
+            service: "my.svc",
+            ..NAMES
+        };
+        let http = observer_for("kubernetes").success_rate(names, "1m");
+        assert!(
+            http.contains(r#"kubernetes_pod_name=~"my\\.app-[0-9a-zA-Z]+"#),
+            "{http}"
+        );
+        let osm = observer_for("osm").success_rate(names, "1m");
+        assert!(osm.contains(r#"destination_name="my.app""#), "{osm}");
+        let skipper = observer_for("skipper").success_rate(names, "1m");
+        assert!(skipper.contains("__my_svc_canary("), "{skipper}");
+    }
+}

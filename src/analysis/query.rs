@@ -1,0 +1,361 @@
+//! What to ask: one query for each metric of the canary, in Flagger's order, or the reason why it can't be asked.
+
+use super::builtin::{DurationUnit, Names, metrics_provider, observer_for};
+use super::template::{TemplateContext, render};
+use crate::api::{
+    Canary, CanaryMetric, CrossNamespaceRef, MetricProviderType, MetricTemplate, TargetKind,
+};
+use crate::object::{Kind, Object, ObjectRef, Reading, kinds};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The name of the built-in success rate.
+pub const REQUEST_SUCCESS_RATE: &str = "request-success-rate";
+/// The name of the built-in duration.
+pub const REQUEST_DURATION: &str = "request-duration";
+
+const KNATIVE_SERVICE: Kind = Kind::namespaced("serving.knative.dev", "v1", "Service", "services");
+
+/// What a measured number means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Percent of requests that went well.
+    SuccessRate,
+    /// Time that requests take, in the unit of the query; limits are in milliseconds.
+    Duration(DurationUnit),
+    /// Any other number.
+    Value,
+}
+
+/// Where a query comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The table of built-in queries.
+    BuiltIn {
+        /// The name by which the row was chosen, as messages show it.
+        metrics_provider: String,
+    },
+    /// `query` of the metric.
+    Inline,
+    /// A `MetricTemplate`.
+    Template {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Limits of a value, both inclusive, in the unit of the manifest: percent, milliseconds, or the metric's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// Least value that passes.
+    pub min: Option<f64>,
+    /// Greatest value that passes.
+    pub max: Option<f64>,
+}
+
+/// The name of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// Which backend to ask, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProviderConfig {
+    /// The backend.
+    pub provider_type: MetricProviderType,
+    /// Base URL; `None` is the backend's public one, where it has one.
+    pub address: Option<String>,
+    /// Where the credentials are.
+    pub secret: Option<SecretName>,
+    /// Headers of each request.
+    pub headers: BTreeMap<String, Vec<String>>,
+    /// Region, for backends that have some.
+    pub region: Option<String>,
+    /// The backend's certificate is not verified.
+    pub insecure_skip_verify: bool,
+}
+
+/// One question to a metrics backend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricQuery {
+    /// Name of the metric in `spec.analysis.metrics`.
+    pub name: String,
+    /// What the number means.
+    pub kind: MetricKind,
+    /// Where the query comes from.
+    pub origin: Origin,
+    /// Whom to ask.
+    pub provider: ProviderConfig,
+    /// What to ask, rendered, in the backend's language.
+    pub query: String,
+    /// The span that the metric looks back over; 1 m when the manifest does not say.
+    pub interval: Duration,
+    /// The limits of the value.
+    pub limits: Limits,
+}
+
+impl MetricQuery {
+    /// Kind of the backend, such as `prometheus`.
+    #[must_use]
+    pub fn provider_name(&self) -> &'static str {
+        self.provider.provider_type.as_str()
+    }
+}
+
+/// Why a metric of the canary can't be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueryProblem {
+    /// It is wrong in itself, or its template is missing: a person must change something.
+    Invalid {
+        /// Name of the metric.
+        metric: String,
+        /// Flagger's sentence where it has one.
+        message: String,
+    },
+    /// An object that it needs could not be read just now; the text says which and why.
+    Unknown(String),
+}
+
+/// The questions of one round, in Flagger's order: built-in and inline metrics first, then templates.
+///
+/// `mesh_provider` and `metrics_server` are the controller's flags. An entry with `templateRef` is asked once, by its template;
+/// Flagger asks twice when such an entry also has the name of a built-in metric or an inline query.
+#[must_use]
+pub fn queries(
+    canary: &Canary,
+    mesh_provider: &str,
+    metrics_server: &str,
+    lookup: &dyn Fn(&ObjectRef) -> Reading,
+) -> Vec<Result<MetricQuery, QueryProblem>> {
+    let metrics = &canary.spec.analysis.metrics;
+    if metrics.is_empty() {
+        return Vec::new();
+    }
+    let route = match route(canary, lookup) {
+        Ok(route) => route,
+        Err(why) => return vec![Err(QueryProblem::Unknown(why))],
+    };
+    let asker = Asker {
+        canary,
+        mesh_provider,
+        metrics_server,
+        lookup,
+        route,
+    };
+    let (templated, direct): (Vec<_>, Vec<_>) = metrics
+        .iter()
+        .partition(|metric| metric.template_ref.is_some());
+    direct
+        .into_iter()
+        .chain(templated)
+        .map(|metric| asker.ask(metric))
+        .collect()
+}
+
+/// The route's name: `routeRef`, for Knative the latest revision that was created, else the target.
+fn route(canary: &Canary, lookup: &dyn Fn(&ObjectRef) -> Reading) -> Result<String, String> {
+    let spec = &canary.spec;
+    if let Some(route) = &spec.route_ref {
+        return Ok(route.name.clone());
+    }
+    if spec.target_ref.target_kind() == TargetKind::Knative {
+        let service = KNATIVE_SERVICE.named(&canary.metadata.namespace, &spec.target_ref.name);
+        let reading = lookup(&service);
+        if let Some(why) = reading.unknown() {
+            return Err(format!("{service}: {why}"));
+        }
+        let latest = reading.object().map_or("", |object| {
+            object.text("/status/latestCreatedRevisionName")
+        });
+        if !latest.is_empty() {
+            return Ok(latest.to_owned());
+        }
+    }
+    Ok(spec.target_ref.name.clone())
+}
+
+struct Asker<'a> {
+    canary: &'a Canary,
+    mesh_provider: &'a str,
+    metrics_server: &'a str,
+    lookup: &'a dyn Fn(&ObjectRef) -> Reading,
+    route: String,
+}
+
+impl Asker<'_> {
+    fn ask(&self, metric: &CanaryMetric) -> Result<MetricQuery, QueryProblem> {
+        if let Some(reference) = &metric.template_ref {
+            return self.templated(metric, reference);
+        }
+        let inline = metric.query.as_deref().filter(|query| !query.is_empty());
+        if let Some(query) = inline {
+            // Flagger sends an empty query when an inline one can't be rendered; the reason helps more.
+            let query =
+                render(query, &self.context(metric, metric.interval_text())).map_err(|error| {
+                    invalid(
+                        metric,
+                        format!("Prometheus query failed for {}: {error}", metric.name),
+                    )
+                })?;
+            return Ok(self.prometheus(metric, MetricKind::Value, Origin::Inline, query));
+        }
+        let metrics_provider = metrics_provider(self.canary, self.mesh_provider);
+        let observer = observer_for(&metrics_provider);
+        let names = Names {
+            namespace: &self.canary.metadata.namespace,
+            target: self.canary.target_name(),
+            service: self.canary.apex_name(),
+            ingress: self.ingress(),
+            route: &self.route,
+        };
+        let interval = metric.interval_text();
+        let (kind, query) = match metric.name.as_str() {
+            REQUEST_SUCCESS_RATE => (
+                MetricKind::SuccessRate,
+                observer.success_rate(names, interval),
+            ),
+            REQUEST_DURATION => (
+                MetricKind::Duration(observer.duration_unit),
+                observer.duration(names, interval),
+            ),
+            name => {
+                return Err(invalid(
+                    metric,
+                    format!(
+                        "Metric query failed for no usable metrics template and query were configured: metric {name:?} is not built in ({REQUEST_SUCCESS_RATE}, {REQUEST_DURATION}) and has no templateRef"
+                    ),
+                ));
+            }
+        };
+        Ok(self.prometheus(metric, kind, Origin::BuiltIn { metrics_provider }, query))
+    }
+
+    fn prometheus(
+        &self,
+        metric: &CanaryMetric,
+        kind: MetricKind,
+        origin: Origin,
+        query: String,
+    ) -> MetricQuery {
+        MetricQuery {
+            name: metric.name.clone(),
+            kind,
+            origin,
+            provider: ProviderConfig {
+                address: Some(
+                    self.canary
+                        .spec
+                        .metrics_server_or(self.metrics_server)
+                        .to_owned(),
+                ),
+                ..ProviderConfig::default()
+            },
+            query,
+            interval: metric.interval(),
+            limits: Limits::of(metric, kind),
+        }
+    }
+
+    fn templated(
+        &self,
+        metric: &CanaryMetric,
+        reference: &CrossNamespaceRef,
+    ) -> Result<MetricQuery, QueryProblem> {
+        let namespace = reference
+            .namespace
+            .as_deref()
+            .filter(|namespace| !namespace.is_empty())
+            .unwrap_or(&self.canary.metadata.namespace);
+        let name = kinds::METRIC_TEMPLATE.named(namespace, &reference.name);
+        let failed = |why: String| {
+            invalid(
+                metric,
+                format!(
+                    "Metric template {}.{namespace} error: {why}",
+                    reference.name
+                ),
+            )
+        };
+        let object: &Object = match &(self.lookup)(&name) {
+            Reading::Present(object) => &object.clone(),
+            Reading::Absent => {
+                return Err(failed(format!(
+                    "there is no MetricTemplate {} in namespace {namespace}; create it or correct spec.analysis.metrics[name={}].templateRef",
+                    reference.name, metric.name
+                )));
+            }
+            Reading::Unknown(why) => return Err(QueryProblem::Unknown(format!("{name}: {why}"))),
+        };
+        let template =
+            MetricTemplate::decode(object.value()).map_err(|error| failed(error.to_string()))?;
+        let interval = metric.interval.as_deref().unwrap_or_default();
+        let query = render(&template.spec.query, &self.context(metric, interval))
+            .map_err(|error| failed(error.to_string()))?;
+        let provider = template.spec.provider;
+        let mut address = provider.address.filter(|address| !address.is_empty());
+        if address.is_none() && provider.provider_type == MetricProviderType::Prometheus {
+            address = Some(
+                self.canary
+                    .spec
+                    .metrics_server_or(self.metrics_server)
+                    .to_owned(),
+            );
+        }
+        Ok(MetricQuery {
+            name: metric.name.clone(),
+            kind: MetricKind::Value,
+            origin: Origin::Template {
+                namespace: namespace.to_owned(),
+                name: reference.name.clone(),
+            },
+            provider: ProviderConfig {
+                provider_type: provider.provider_type,
+                address,
+                secret: provider.secret_ref.map(|secret| SecretName {
+                    namespace: namespace.to_owned(),
+                    name: secret.name,
+                }),
+                headers: provider.headers,
+                region: provider.region,
+                insecure_skip_verify: provider.insecure_skip_verify.unwrap_or(false),
+            },
+            query,
+            interval: metric.interval(),
+            limits: Limits::of(metric, MetricKind::Value),
+        })
+    }
+
+    fn ingress(&self) -> &str {
+        self.canary
+            .spec
+            .ingress_ref
+            .as_ref()
+            .map_or(self.canary.target_name(), |ingress| &ingress.name)
+    }
+
+    fn context(&self, metric: &CanaryMetric, interval: &str) -> TemplateContext {
+        TemplateContext {
+            name: self.canary.metadata.name.clone(),
+            namespace: self.canary.metadata.namespace.clone(),
+            target: self.canary.target_name().to_owned(),
+            service: self.canary.apex_name().to_owned(),
+            ingress: self.ingress().to_owned(),
+            route: self.route.clone(),
+            interval: interval.to_owned(),
+            variables: metric.template_variables.clone(),
+        }
+    }
+}
+
+fn invalid(metric: &CanaryMetric, message: String) -> QueryProblem {
+    QueryProblem::Invalid {
+        metric: metric.name.clone(),
+        message,
+    }
+}

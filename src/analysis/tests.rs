@@ -1,0 +1,467 @@
+//! Queries and verdicts, on canaries as people write them.
+
+use super::*;
+use crate::api::{Canary, Verdict};
+use crate::object::{Object, Reading};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+fn canary(metrics: &str) -> Canary {
+    let yaml = format!(
+        "
+apiVersion: flagger.app/v1beta1
+kind: Canary
+metadata: {{name: podinfo, namespace: test}}
+spec:
+  targetRef: {{apiVersion: apps/v1, kind: Deployment, name: podinfo-app}}
+  service: {{port: 80, name: podinfo}}
+  analysis:
+    interval: 1m
+    threshold: 5
+    stepWeight: 10
+    metrics:
+{metrics}"
+    );
+    let value: Value = serde_saphyr::from_str(&yaml).unwrap();
+    Canary::decode(&value).unwrap()
+}
+
+fn nothing(_: &crate::object::ObjectRef) -> Reading {
+    Reading::Absent
+}
+
+fn template(spec: Value) -> impl Fn(&crate::object::ObjectRef) -> Reading {
+    move |name| {
+        Reading::Present(Arc::new(Object::new(json!({
+            "apiVersion": "flagger.app/v1beta1",
+            "kind": "MetricTemplate",
+            "metadata": {"name": name.name, "namespace": name.namespace},
+            "spec": spec.clone(),
+        }))))
+    }
+}
+
+fn only(canary: &Canary) -> MetricQuery {
+    queries(canary, "gatewayapi:v1", "http://prometheus:9090", &nothing)
+        .remove(0)
+        .unwrap()
+}
+
+#[test]
+fn built_in_and_inline_metrics_come_before_templates() {
+    let canary = canary(
+        "
+      - {name: errors, templateRef: {name: errors, namespace: monitoring}, thresholdRange: {max: 1}, interval: 30s}
+      - {name: request-success-rate, thresholdRange: {min: 99}, interval: 2m}
+      - {name: latency, query: 'max(latency{app=\"{{ target }}\"}[{{ interval }}])', threshold: 5}
+      - {name: request-duration, thresholdRange: {max: 500}}
+",
+    );
+    let lookup = template(json!({
+        "provider": {"type": "datadog", "address": "https://dd.example", "secretRef": {"name": "dd"}, "insecureSkipVerify": true},
+        "query": "errors{service:{{ service }},canary:{{ name }}} over [{{ interval }}]",
+    }));
+    let found: Vec<MetricQuery> =
+        queries(&canary, "gatewayapi:v1", "http://prometheus:9090", &lookup)
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
+    let names: Vec<&str> = found.iter().map(|query| query.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "request-success-rate",
+            "latency",
+            "request-duration",
+            "errors"
+        ]
+    );
+    assert!(found[0].query.contains("podinfo-app-[0-9a-zA-Z]+") && found[0].query.contains("[2m]"));
+    assert_eq!(
+        found[0].provider.address.as_deref(),
+        Some("http://prometheus:9090")
+    );
+    assert_eq!(found[1].query, "max(latency{app=\"podinfo-app\"}[1m])");
+    assert!(found[2].query.contains("[1m]"));
+    assert_eq!(
+        found[3].query,
+        "errors{service:podinfo,canary:podinfo} over [30s]"
+    );
+    assert_eq!(found[3].provider_name(), "datadog");
+    assert_eq!(
+        found[3].provider.secret,
+        Some(SecretName {
+            namespace: "monitoring".to_owned(),
+            name: "dd".to_owned()
+        })
+    );
+    assert!(found[3].provider.insecure_skip_verify);
+}
+
+#[test]
+fn a_built_in_name_with_a_template_is_asked_once_by_its_template() {
+    let canary = canary(
+        "
+      - {name: request-success-rate, templateRef: {name: rate}, thresholdRange: {min: 99}}
+",
+    );
+    let lookup = template(
+        json!({"provider": {"type": "prometheus"}, "query": "rate{x=\"{{ interval }}\"}"}),
+    );
+    let found = queries(&canary, "istio", "http://prometheus:9090", &lookup);
+    assert_eq!(found.len(), 1);
+    let query = found[0].clone().unwrap();
+    // The interval of a template is the raw field, here empty.
+    assert_eq!(query.query, "rate{x=\"\"}");
+    assert_eq!(query.kind, MetricKind::Value);
+    assert_eq!(
+        query.provider.address.as_deref(),
+        Some("http://prometheus:9090")
+    );
+}
+
+#[test]
+fn what_cannot_be_asked_says_why() {
+    let unusable = canary(
+        "
+      - {name: my-metric, threshold: 1}
+",
+    );
+    let by_template = canary(
+        "
+      - {name: my-metric, templateRef: {name: mine}}
+",
+    );
+    let problem = |canary: &Canary, lookup: &dyn Fn(&crate::object::ObjectRef) -> Reading| {
+        queries(canary, "istio", "http://prometheus:9090", lookup)
+            .remove(0)
+            .unwrap_err()
+    };
+    let text = |problem: QueryProblem| match problem {
+        QueryProblem::Invalid { message, .. } => message,
+        QueryProblem::Unknown(why) => format!("unknown: {why}"),
+    };
+    assert!(text(problem(&unusable, &nothing)).starts_with(
+        "Metric query failed for no usable metrics template and query were configured"
+    ));
+    assert!(text(problem(&by_template, &nothing)).starts_with(
+        "Metric template mine.test error: there is no MetricTemplate mine in namespace test"
+    ));
+    assert_eq!(
+        text(problem(&by_template, &|_| Reading::Unknown(
+            "timeout".to_owned()
+        ))),
+        "unknown: MetricTemplate mine.test: timeout"
+    );
+    let broken =
+        template(json!({"provider": {"type": "prometheus"}, "query": "x{{ variables.a }}"}));
+    assert_eq!(
+        text(problem(&by_template, &broken)),
+        "Metric template mine.test error: template line 1, column 5: the variable \"a\" is not set and templateVariables is empty; set it in the metric's templateVariables"
+    );
+}
+
+/// Metric entry, value in the query's unit, verdict, message, value, limit, recorded.
+type Case = (
+    &'static str,
+    f64,
+    Verdict,
+    Option<&'static str>,
+    Option<&'static str>,
+    Option<&'static str>,
+    Option<f64>,
+);
+
+#[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
+fn verdicts_follow_limits_and_speak_with_flaggers_words() {
+    use Verdict::{Failed, NoData, Passed};
+    const RATE: &str = "{name: request-success-rate, thresholdRange: {min: 99}}";
+    const TIME: &str = "{name: request-duration, thresholdRange: {max: 500}}";
+    const NO_TRAFFIC: &str = "Halt advancement no values found for gatewayapi:v1 metric request-success-rate probably podinfo-app.test is not receiving traffic: no requests in the interval";
+    let cases: [Case; 22] = [
+        (
+            RATE,
+            98.0,
+            Failed,
+            Some("Halt podinfo.test advancement success rate 98.00% < 99%"),
+            Some("98.00%"),
+            Some("≥ 99%"),
+            Some(98.0),
+        ),
+        (
+            RATE,
+            99.0,
+            Passed,
+            None,
+            Some("99.00%"),
+            Some("≥ 99%"),
+            Some(99.0),
+        ),
+        (
+            RATE,
+            f64::NAN,
+            NoData,
+            Some(NO_TRAFFIC),
+            None,
+            Some("≥ 99%"),
+            None,
+        ),
+        (
+            RATE,
+            f64::INFINITY,
+            NoData,
+            Some(NO_TRAFFIC),
+            None,
+            Some("≥ 99%"),
+            None,
+        ),
+        (
+            "{name: request-success-rate, threshold: 99.5}",
+            99.4,
+            Failed,
+            Some("Halt podinfo.test advancement success rate 99.40% < 99.5%"),
+            Some("99.40%"),
+            Some("≥ 99.5%"),
+            Some(99.4),
+        ),
+        (
+            "{name: request-success-rate}",
+            0.0,
+            Passed,
+            None,
+            Some("0.00%"),
+            Some("≥ 0%"),
+            Some(0.0),
+        ),
+        (
+            "{name: request-success-rate, thresholdRange: {max: 50}}",
+            60.0,
+            Failed,
+            Some("Halt podinfo.test advancement success rate 60.00% > 50%"),
+            Some("60.00%"),
+            Some("≤ 50%"),
+            Some(60.0),
+        ),
+        (
+            "{name: request-success-rate, thresholdRange: {}}",
+            0.0,
+            Passed,
+            None,
+            Some("0.00%"),
+            None,
+            Some(0.0),
+        ),
+        (
+            TIME,
+            0.6,
+            Failed,
+            Some("Halt podinfo.test advancement request duration 600ms > 500ms"),
+            Some("600ms"),
+            Some("≤ 500ms"),
+            Some(0.6),
+        ),
+        // 500.9 ms count as 500.
+        (
+            TIME,
+            0.5009,
+            Passed,
+            None,
+            Some("500ms"),
+            Some("≤ 500ms"),
+            Some(0.5),
+        ),
+        (
+            TIME,
+            1.5,
+            Failed,
+            Some("Halt podinfo.test advancement request duration 1.5s > 500ms"),
+            Some("1.5s"),
+            Some("≤ 500ms"),
+            Some(1.5),
+        ),
+        (
+            TIME,
+            f64::INFINITY,
+            Failed,
+            Some("Halt podinfo.test advancement request duration +Inf > 500ms"),
+            Some("+Inf"),
+            Some("≤ 500ms"),
+            Some(f64::INFINITY),
+        ),
+        (
+            "{name: request-duration, thresholdRange: {min: 20.9, max: 500}}",
+            0.0199,
+            Failed,
+            Some("Halt podinfo.test advancement request duration 19ms < 20ms"),
+            Some("19ms"),
+            Some("≥ 20ms and ≤ 500ms"),
+            Some(0.019),
+        ),
+        (
+            "{name: request-duration}",
+            0.001,
+            Failed,
+            Some("Halt podinfo.test advancement request duration 1ms > 0s"),
+            Some("1ms"),
+            Some("≤ 0s"),
+            Some(0.001),
+        ),
+        (
+            "{name: request-duration}",
+            0.0009,
+            Passed,
+            None,
+            Some("0s"),
+            Some("≤ 0s"),
+            Some(0.0),
+        ),
+        (
+            "{name: errors, query: x, thresholdRange: {max: 1}}",
+            3.0,
+            Failed,
+            Some("Halt podinfo.test advancement errors 3.00 > 1"),
+            Some("3.00"),
+            Some("≤ 1"),
+            Some(3.0),
+        ),
+        (
+            "{name: errors, query: x, thresholdRange: {min: 5}}",
+            3.0,
+            Failed,
+            Some("Halt podinfo.test advancement errors 3.00 < 5"),
+            Some("3.00"),
+            Some("≥ 5"),
+            Some(3.0),
+        ),
+        (
+            "{name: errors, query: x, threshold: 1000000}",
+            999.0,
+            Passed,
+            None,
+            Some("999.00"),
+            Some("≤ 1e+06"),
+            Some(999.0),
+        ),
+        (
+            "{name: errors, query: x}",
+            0.0,
+            Passed,
+            None,
+            Some("0.00"),
+            Some("≤ 0"),
+            Some(0.0),
+        ),
+        (
+            "{name: errors, query: x}",
+            0.001_234,
+            Failed,
+            Some("Halt podinfo.test advancement errors 0.00 > 0"),
+            Some("0.00123"),
+            Some("≤ 0"),
+            Some(0.001_234),
+        ),
+        (
+            "{name: errors, query: x, thresholdRange: {max: 1}}",
+            f64::INFINITY,
+            Failed,
+            Some("Halt podinfo.test advancement errors +Inf > 1"),
+            Some("+Inf"),
+            Some("≤ 1"),
+            Some(f64::INFINITY),
+        ),
+        (
+            "{name: errors, query: x}",
+            f64::NAN,
+            NoData,
+            Some(
+                "Halt advancement no values found for metric: errors: the query gave NaN: there was nothing to compute from",
+            ),
+            None,
+            Some("≤ 0"),
+            None,
+        ),
+    ];
+    for (metric, value, verdict, message, shown, limit, recorded) in cases {
+        let canary = canary(&format!("      - {metric}\n"));
+        let found = judge(&canary, &only(&canary), &Measurement::Value(value));
+        let expected = Judgement {
+            verdict,
+            message: message.map(str::to_owned),
+            note: None,
+            value_text: shown.map(str::to_owned),
+            limit_text: limit.map(str::to_owned),
+            recorded,
+        };
+        assert_eq!(found, expected, "{metric} {value}");
+    }
+}
+
+#[test]
+fn no_data_and_no_answer_are_not_failures() {
+    let canary = canary("      - {name: request-duration, thresholdRange: {max: 500}}\n");
+    let query = only(&canary);
+    let none = judge(
+        &canary,
+        &query,
+        &Measurement::NoData("no values found".to_owned()),
+    );
+    assert_eq!(none.verdict, Verdict::NoData);
+    assert_eq!(
+        none.message.as_deref(),
+        Some(
+            "Halt advancement no values found for gatewayapi:v1 metric request-duration probably podinfo-app.test is not receiving traffic: no values found"
+        )
+    );
+    let error = judge(
+        &canary,
+        &query,
+        &Measurement::Error("status 503".to_owned()),
+    );
+    assert_eq!(error.verdict, Verdict::Error);
+    assert_eq!(
+        error.message.as_deref(),
+        Some("Prometheus query failed: status 503")
+    );
+}
+
+#[test]
+fn the_last_of_several_series_counts_and_a_note_says_so() {
+    let canary = canary("      - {name: errors, query: x, thresholdRange: {max: 1}}\n");
+    let found = judge(
+        &canary,
+        &only(&canary),
+        &Measurement::LastOf {
+            value: 0.0,
+            series: 3,
+        },
+    );
+    assert_eq!(found.verdict, Verdict::Passed);
+    assert!(
+        found
+            .note
+            .unwrap()
+            .starts_with("the query of errors gave 3 series and only the last was judged")
+    );
+}
+
+#[test]
+fn a_knative_canary_asks_for_its_latest_revision() {
+    let mut canary = canary("      - {name: request-success-rate}\n");
+    canary.spec.target_ref.api_version = "serving.knative.dev/v1".to_owned();
+    canary.spec.target_ref.kind = "Service".to_owned();
+    canary.spec.provider = Some("knative".to_owned());
+    let lookup = |_: &crate::object::ObjectRef| {
+        Reading::Present(Arc::new(Object::new(
+            json!({"status": {"latestCreatedRevisionName": "podinfo-00002"}}),
+        )))
+    };
+    let query = queries(&canary, "istio", "", &lookup).remove(0).unwrap();
+    assert!(
+        query
+            .query
+            .contains("envoy_cluster_name=~\"test/podinfo-00002\""),
+        "{}",
+        query.query
+    );
+}
