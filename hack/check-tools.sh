@@ -25,6 +25,9 @@ check_bed() {
         lacks "Python's venv module: apt-get install python3-venv, or your system's equivalent"
     fi
     has ip || lacks "ip: apt-get install iproute2, or your system's equivalent"
+    for program in setpriv setsid nsenter; do
+        has "$program" || lacks "$program: apt-get install util-linux, or your system's equivalent"
+    done
     if ! has unshare; then
         lacks "unshare: apt-get install util-linux, or your system's equivalent"
     elif [ "$(uname -s)" != Linux ] || ! unshare --user --map-root-user --net true 2>/dev/null; then
