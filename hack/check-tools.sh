@@ -19,10 +19,8 @@ check_bed() {
         # From 1.21 on, go fetches the newer toolchain that a module asks for.
         lacks "Go 1.26 or later: found $(go env GOVERSION); see https://go.dev/dl"
     fi
-    if ! has python3; then
-        lacks "Python 3 with venv: apt-get install python3 python3-venv, or your system's equivalent"
-    elif ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
-        lacks "Python's venv module: apt-get install python3-venv, or your system's equivalent"
+    if ! has python3 || ! python3 -m pip --version >/dev/null 2>&1; then
+        lacks "Python 3 with pip: apt-get install python3 python3-pip, or your system's equivalent"
     fi
     has ip || lacks "ip: apt-get install iproute2, or your system's equivalent"
     for program in setpriv setsid nsenter; do
