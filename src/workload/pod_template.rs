@@ -73,7 +73,28 @@ fn renamed(
         }
     });
     spread_among_primaries(&mut template["spec"], target, selector);
+    for containers in ["initContainers", "containers"] {
+        for container in items(&mut template["spec"], containers) {
+            keep_last_of_each_name(container.get_mut("env"));
+        }
+    }
     template
+}
+
+/// Pods may name a variable twice, and the last one counts; server-side apply takes each name once.
+fn keep_last_of_each_name(variables: Option<&mut Value>) {
+    let Some(variables) = variables.and_then(Value::as_array_mut) else {
+        return;
+    };
+    let names: Vec<Value> = variables
+        .iter()
+        .map(|variable| variable["name"].clone())
+        .collect();
+    let mut position = 0;
+    variables.retain(|_| {
+        position += 1;
+        !names[position..].contains(&names[position - 1])
+    });
 }
 
 /// Whether `primary_template`, as it runs, is what `template` would be made into. Tracked configs are taken from the names that
@@ -107,6 +128,11 @@ pub fn runs_template(
     }
     drop_toolkit_keys(&mut running["metadata"]["annotations"]);
     drop_toolkit_keys(&mut running["metadata"]["labels"]);
+    for containers in ["initContainers", "containers"] {
+        for container in items(&mut running["spec"], containers) {
+            keep_last_of_each_name(container.get_mut("env"));
+        }
+    }
     crate::object::digest(&running)
         == crate::object::digest(&renamed(template, target, selector, &configs))
 }

@@ -183,6 +183,18 @@ fn tracked_configs_are_renamed_wherever_a_pod_can_name_them() {
 }
 
 #[test]
+fn a_variable_that_is_set_twice_is_applied_once_with_the_value_that_counts() {
+    let mut target = deployment();
+    target.value_mut()["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "A", "value": "1"}, {"name": "B", "value": "2"}, {"name": "A", "value": "3"}]);
+    let settings = WorkloadSettings::default();
+    let primary = primary_of(&canary(), &target, &settings, &BTreeMap::new(), None).unwrap();
+    assert_eq!(
+        primary.at("/spec/template/spec/containers/0/env"),
+        &json!([{"name": "B", "value": "2"}, {"name": "A", "value": "3"}])
+    );
+}
+
+#[test]
 fn a_target_without_a_known_label_is_refused_with_the_labels_looked_for() {
     let mut target = deployment();
     target.value_mut()["spec"]["selector"]["matchLabels"] = json!({"run": "podinfo"});
