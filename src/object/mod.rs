@@ -11,11 +11,13 @@
 //! ```
 
 mod canonical;
+mod inherit;
 mod kind;
 mod reading;
 mod write;
 
 pub use canonical::{canonical_json, covers, digest, short_digest};
+pub use inherit::FIELD_MANAGER;
 pub use kind::{Kind, ObjectRef, kinds};
 pub use reading::{Endpoints, Pods, Reading};
 pub use write::{

@@ -1,6 +1,7 @@
 //! The writes that Serin can ask for. Each names what it expects to find, so that a decision made from a stale snapshot or by a
 //! replica that lost its lease is refused by the API server instead of being carried out.
 
+use super::inherit::inherit;
 use super::{Kind, Object, ObjectRef, Reading, covers, short_digest};
 use serde_json::{Value, json};
 
@@ -97,7 +98,8 @@ pub fn seal(mut object: Object) -> Object {
 }
 
 /// The apply that brings `live` to `desired`, or nothing where `live` already says all of it and nothing more of ours.
-/// Unknown readings give nothing: what can't be seen is not written.
+/// Unknown readings give nothing: what can't be seen is not written. Where Flagger wrote `live`, its fields are made ours first, and the
+/// apply comes with the next pass.
 #[must_use]
 pub fn apply_if_needed(kind: &Kind, desired: Object, live: &Reading) -> Option<Write> {
     apply_sealed_if_needed(kind, seal(desired), live)
@@ -113,6 +115,9 @@ pub fn apply_sealed_if_needed(kind: &Kind, desired: Object, live: &Reading) -> O
         Reading::Present(live) => {
             if covers(live.value(), desired.value()) {
                 return None;
+            }
+            if let Some(first) = inherit(kind, live) {
+                return Some(first);
             }
             Expect::unchanged(live)
         }
