@@ -1,0 +1,236 @@
+//! The programs that make up a bed, their flags, and how each shows that it is ready.
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use kube::{Api, Client};
+
+use super::pki::{Pki, kubeconfig};
+use super::process::Program;
+use crate::tools::Tools;
+
+/// Where requests enter through the gateway; hosts are told apart by the `Host` header.
+pub const GATEWAY: &str = "http://127.0.0.1:8000";
+/// Where Prometheus answers.
+pub const PROMETHEUS: &str = "http://127.0.0.1:9090";
+const TRAEFIK_METRICS: &str = "127.0.0.1:8899";
+const ETCD: &str = "http://127.0.0.1:2379";
+/// The address that nodes and the API server show; nothing listens there.
+pub const NODE_ADDRESS: &str = "10.244.255.1";
+
+const CONTROLLERS: &str = "deployment,replicaset,daemonset,statefulset,endpointslice,endpointslicemirroring,serviceaccount,serviceaccount-token,namespace,garbagecollector,horizontalpodautoscaling,job,ttl-after-finished";
+const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
+const PROMETHEUS_CONFIG: &str = include_str!("../../manifests/prometheus.yaml");
+
+/// One program of the bed, in the order in which they are started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    Etcd,
+    ApiServer,
+    ControllerManager,
+    Kubelet,
+    Prometheus,
+    Traefik,
+}
+
+impl Part {
+    pub const ALL: [Self; 6] = [
+        Self::Etcd,
+        Self::ApiServer,
+        Self::ControllerManager,
+        Self::Kubelet,
+        Self::Prometheus,
+        Self::Traefik,
+    ];
+
+    /// Its name, which is also the name of its log.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::ApiServer => "kube-apiserver",
+            Self::ControllerManager => "kube-controller-manager",
+            Self::Kubelet => "kubelet",
+            Self::Prometheus => "prometheus",
+            Self::Traefik => "traefik",
+        }
+    }
+
+    /// What to start, for a bed whose state is in the folder given. Writes the part's configuration there.
+    pub(super) fn program(self, tools: &Tools, pki: &Pki, state: &Path) -> Result<Program> {
+        Ok(match self {
+            Self::Etcd => Program::new(&tools.etcd)
+                .args([flag("data-dir", state.join("etcd"))])
+                .args([
+                    flag("listen-client-urls", ETCD),
+                    flag("advertise-client-urls", ETCD),
+                ])
+                .args([
+                    "--listen-peer-urls=http://127.0.0.1:2380",
+                    "--unsafe-no-fsync",
+                    "--log-level=warn",
+                ]),
+            Self::ApiServer => {
+                let policy = state.join("audit-policy.yaml");
+                std::fs::write(&policy, AUDIT_POLICY)?;
+                Program::new(&tools.kube_apiserver)
+                    .args([
+                        flag("etcd-servers", ETCD),
+                        flag("tls-cert-file", pki.certificate("apiserver")),
+                        flag("tls-private-key-file", pki.key("apiserver")),
+                        flag("client-ca-file", pki.authority()),
+                        flag(
+                            "service-account-key-file",
+                            state.join("pki/service-account.pub"),
+                        ),
+                        flag(
+                            "service-account-signing-key-file",
+                            pki.key("service-account"),
+                        ),
+                        flag("audit-log-path", state.join("audit.log")),
+                        flag("audit-policy-file", policy),
+                        flag("advertise-address", NODE_ADDRESS),
+                    ])
+                    .args([
+                        "--audit-log-maxsize=4000",
+                        "--service-account-issuer=https://bed",
+                        "--service-cluster-ip-range=10.96.0.0/16",
+                        "--endpoint-reconciler-type=none",
+                        "--authorization-mode=RBAC",
+                        "--secure-port=6443",
+                        "--bind-address=127.0.0.1",
+                        "--allow-privileged",
+                    ])
+            }
+            Self::ControllerManager => Program::new(&tools.kube_controller_manager)
+                .args([
+                    flag("kubeconfig", kubeconfig(state, self.name())),
+                    flag(
+                        "service-account-private-key-file",
+                        pki.key("service-account"),
+                    ),
+                    flag("root-ca-file", pki.authority()),
+                    flag("controllers", CONTROLLERS),
+                ])
+                .args([
+                    "--leader-elect=false",
+                    "--bind-address=127.0.0.1",
+                    "--kube-api-qps=1000",
+                    "--kube-api-burst=2000",
+                ])
+                .args([
+                    "--concurrent-deployment-syncs=10",
+                    "--concurrent-replicaset-syncs=10",
+                    "--concurrent-service-endpoint-syncs=10",
+                ]),
+            Self::Kubelet => Program::new(std::env::current_exe()?)
+                .args(["kubelet"])
+                .args([
+                    flag("kubeconfig", kubeconfig(state, self.name())),
+                    flag("state", state),
+                ]),
+            Self::Prometheus => {
+                let config = state.join("prometheus.yaml");
+                let user = kubeconfig(state, self.name());
+                let text = PROMETHEUS_CONFIG
+                    .replace(
+                        "${KUBECONFIG}",
+                        user.to_str()
+                            .context("the state folder's path is not UTF-8")?,
+                    )
+                    .replace("${TRAEFIK}", TRAEFIK_METRICS);
+                std::fs::write(&config, text)?;
+                Program::new(&tools.prometheus).args([
+                    flag("config.file", config),
+                    flag("storage.tsdb.path", state.join("prometheus")),
+                    flag(
+                        "web.listen-address",
+                        PROMETHEUS.trim_start_matches("http://"),
+                    ),
+                    flag("log.level", "warn"),
+                ])
+            }
+            Self::Traefik => Program::new(&tools.traefik)
+                .env("KUBECONFIG", kubeconfig(state, self.name()))
+                .args([
+                    flag(
+                        "entrypoints.web.address",
+                        GATEWAY.trim_start_matches("http://"),
+                    ),
+                    flag("entrypoints.metrics.address", TRAEFIK_METRICS),
+                ])
+                .args([
+                    "--metrics.prometheus=true",
+                    "--metrics.prometheus.entrypoint=metrics",
+                    "--metrics.prometheus.addserviceslabels=true",
+                    "--metrics.prometheus.addrouterslabels=true",
+                    "--ping=true",
+                    "--ping.entrypoint=metrics",
+                    "--providers.kubernetesgateway=true",
+                    "--providers.kubernetesgateway.statusaddress.ip=127.0.0.1",
+                    "--providers.providersthrottleduration=100ms",
+                    "--log.level=INFO",
+                    "--global.sendanonymoususage=false",
+                    "--global.checknewversion=false",
+                ]),
+        })
+    }
+
+    /// Whether the part does its work by now. An error counts as "not yet" and is shown if it stays.
+    pub(super) async fn is_ready(self, client: &Client, http: &reqwest::Client) -> Result<bool> {
+        let answers =
+            async |url: String| anyhow::Ok(http.get(url).send().await?.status().is_success());
+        match self {
+            Self::Etcd => answers(format!("{ETCD}/health")).await,
+            Self::ApiServer => {
+                let request = http::Request::get("/readyz").body(Vec::new())?;
+                Ok(client.request_text(request).await? == "ok")
+            }
+            // Without it no pod can be created.
+            Self::ControllerManager => {
+                Ok(Api::<ServiceAccount>::namespaced(client.clone(), "default")
+                    .get_opt("default")
+                    .await?
+                    .is_some())
+            }
+            Self::Kubelet => {
+                let node = Api::<Node>::all(client.clone())
+                    .get_opt(crate::kubelet::NODE)
+                    .await?;
+                let conditions = node
+                    .and_then(|node| node.status)
+                    .and_then(|status| status.conditions)
+                    .unwrap_or_default();
+                Ok(conditions
+                    .iter()
+                    .any(|condition| condition.type_ == "Ready" && condition.status == "True"))
+            }
+            Self::Prometheus => answers(format!("{PROMETHEUS}/-/ready")).await,
+            Self::Traefik => answers(format!("http://{TRAEFIK_METRICS}/ping")).await,
+        }
+    }
+}
+
+impl std::str::FromStr for Part {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|part| part.name() == name)
+            .ok_or_else(|| {
+                format!(
+                    "expected one of {}, found {name:?}",
+                    Self::ALL.map(Self::name).join(", ")
+                )
+            })
+    }
+}
+
+/// `--name=value`
+fn flag(name: &str, value: impl Into<OsString>) -> OsString {
+    let mut flag = OsString::from(format!("--{name}="));
+    flag.push(value.into());
+    flag
+}
