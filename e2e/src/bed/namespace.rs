@@ -117,6 +117,8 @@ pub fn inner_pid(unshare: u32) -> Option<u32> {
 
 /// The command that enters the namespace of a bed that is up.
 pub fn enter(inner: u32) -> std::process::Command {
+    let mut folder = OsString::from("--wdns=");
+    folder.push(std::env::current_dir().unwrap_or_else(|_| "/".into()));
     let mut command = std::process::Command::new("nsenter");
     command
         .arg("--target")
@@ -127,9 +129,8 @@ pub fn enter(inner: u32) -> std::process::Command {
             "--net",
             "--pid",
             "--mount",
-            "--wdns",
         ])
-        .arg(std::env::current_dir().unwrap_or_else(|_| "/".into()))
+        .arg(folder)
         .arg("--")
         .env(INSIDE, "1");
     command
