@@ -2,6 +2,9 @@
 
 pub mod analysis;
 pub mod api;
+pub mod cli;
+pub mod controller;
+pub mod hooks;
 pub mod object;
 pub mod rollout;
 pub mod routing;

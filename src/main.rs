@@ -1,2 +1,5 @@
 //! The `serin` binary: hands over to the command line room.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    serin::cli::main()
+}

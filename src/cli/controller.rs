@@ -1,0 +1,440 @@
+//! `serin controller`: Flagger's flags with Flagger's defaults where they apply, the start of logging and of the runtime, and signals.
+
+use crate::controller::{self, LeaseSettings, Options};
+use crate::rollout::Settings;
+use crate::workload::WorkloadSettings;
+use anyhow::Context;
+use clap::Args;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Name of Flagger's Lease: with the same one, the two never work at the same time.
+const LEASE_NAME: &str = "flagger-leader-election";
+
+/// Flags of `serin controller`.
+#[derive(Debug, Args)]
+#[allow(clippy::doc_markdown, reason = "help texts are read as plain text")]
+#[allow(clippy::struct_excessive_bools, reason = "flags are what they are")]
+pub struct ControllerArguments {
+    /// Path to a kubeconfig. Default: $KUBECONFIG, ~/.kube/config, or the service account of the pod.
+    #[arg(long, value_name = "FILE", default_value = "")]
+    kubeconfig: String,
+    /// Address of the API server, in place of the one in the kubeconfig.
+    #[arg(long, value_name = "URL", default_value = "")]
+    master: String,
+    /// Namespaces to watch, separated by commas. Default: all.
+    #[arg(long, value_name = "NAMES", default_value = "", value_delimiter = ',')]
+    namespace: Vec<String>,
+    /// Router of canaries that name none, such as gatewayapi:v1 or kubernetes.
+    #[arg(long, value_name = "NAME", default_value = "istio")]
+    mesh_provider: String,
+    /// Prometheus for built-in and inline metrics of canaries that name none.
+    #[arg(long, value_name = "URL", default_value = "http://prometheus:9090")]
+    metrics_server: String,
+    /// Canaries that are worked on at the same time.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    threadiness: usize,
+    /// Labels by which the pods of a target are told apart, separated by commas, tried in order.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        default_value = "app,name,app.kubernetes.io/name",
+        value_delimiter = ','
+    )]
+    selector_labels: Vec<String>,
+    /// Prefixes of labels and annotations that are copied to the primary, separated by commas; * for all.
+    #[arg(
+        long,
+        value_name = "PREFIXES",
+        default_value = "",
+        value_delimiter = ','
+    )]
+    include_label_prefix: Vec<String>,
+    /// Treat a change of a ConfigMap or Secret that the target uses as a new revision.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = go_bool, action = clap::ArgAction::Set)]
+    enable_config_tracking: bool,
+    /// Forbid references to MetricTemplates, AlertProviders and upstreams in other namespaces.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, action = clap::ArgAction::Set)]
+    no_cross_namespace_refs: bool,
+    /// Name of this cluster, shown in alerts.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    cluster_name: String,
+    /// Webhook that is told every event. The variable EVENT_WEBHOOK_URL, where set, wins.
+    #[arg(long, value_name = "URL", default_value = "")]
+    event_webhook: String,
+    /// Port of /metrics, /healthz and /readyz.
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    port: u16,
+    /// Address that the port is opened on.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
+    bind_address: IpAddr,
+    /// Run several replicas of which one works. The others wait for its lease.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, action = clap::ArgAction::Set)]
+    enable_leader_election: bool,
+    /// Namespace of the lease. Default: the first of -namespace, else kube-system.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    leader_election_namespace: String,
+    /// What is logged: debug, info, warn, warning, error.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+    /// How it is logged: json or console.
+    #[arg(long, value_name = "ENCODING", default_value = "json", value_parser = ["json", "console"])]
+    zap_encoding: String,
+    /// Print the version and exit.
+    #[arg(long = "version", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, action = clap::ArgAction::Set)]
+    print_version: bool,
+
+    #[command(flatten)]
+    unused: UnusedArguments,
+}
+
+/// Flags of Flagger that are accepted and do nothing.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Flags of Flagger that are accepted and have no effect")]
+struct UnusedArguments {
+    /// Requests are few and need no limit.
+    #[arg(long, value_name = "N")]
+    kubeconfig_qps: Option<String>,
+    /// Requests are few and need no limit.
+    #[arg(long, value_name = "N")]
+    kubeconfig_burst: Option<String>,
+    /// Routes in another cluster are not supported.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig_service_mesh: Option<String>,
+    /// The controller reacts to changes and does not poll.
+    #[arg(long, value_name = "DURATION")]
+    control_loop_interval: Option<String>,
+    /// There is one logger.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    zap_replace_globals: Option<String>,
+    /// Alerts are not sent yet.
+    #[arg(long, value_name = "URL")]
+    slack_url: Option<String>,
+    /// Alerts are not sent yet.
+    #[arg(long, value_name = "TOKEN", hide = true)]
+    slack_token: Option<String>,
+    /// Alerts are not sent yet.
+    #[arg(long, value_name = "URL", hide = true)]
+    slack_proxy_url: Option<String>,
+    /// Alerts are not sent yet.
+    #[arg(long, value_name = "NAME", hide = true)]
+    slack_user: Option<String>,
+    /// Alerts are not sent yet.
+    #[arg(long, value_name = "NAME", hide = true)]
+    slack_channel: Option<String>,
+    /// Alerts are not sent yet.
+    #[arg(long, value_name = "URL")]
+    msteams_url: Option<String>,
+    /// Alerts are not sent yet.
+    #[arg(long, value_name = "URL", hide = true)]
+    msteams_proxy_url: Option<String>,
+    /// The router for nginx has not come yet.
+    #[arg(long, value_name = "PREFIX")]
+    ingress_annotations_prefix: Option<String>,
+    /// The router for Contour has not come yet.
+    #[arg(long, value_name = "NAME")]
+    ingress_class: Option<String>,
+    /// Verbosity of a Go logging library that is not here.
+    #[arg(short = 'v', value_name = "N", hide = true)]
+    verbosity: Option<String>,
+}
+
+impl UnusedArguments {
+    /// Names of those that were given a value. Values are not told, some are secrets.
+    fn given(&self) -> Vec<&'static str> {
+        [
+            ("kubeconfig-qps", &self.kubeconfig_qps),
+            ("kubeconfig-burst", &self.kubeconfig_burst),
+            ("kubeconfig-service-mesh", &self.kubeconfig_service_mesh),
+            ("control-loop-interval", &self.control_loop_interval),
+            ("zap-replace-globals", &self.zap_replace_globals),
+            ("slack-url", &self.slack_url),
+            ("slack-token", &self.slack_token),
+            ("slack-proxy-url", &self.slack_proxy_url),
+            ("slack-user", &self.slack_user),
+            ("slack-channel", &self.slack_channel),
+            ("msteams-url", &self.msteams_url),
+            ("msteams-proxy-url", &self.msteams_proxy_url),
+            (
+                "ingress-annotations-prefix",
+                &self.ingress_annotations_prefix,
+            ),
+            ("ingress-class", &self.ingress_class),
+            ("v", &self.verbosity),
+        ]
+        .into_iter()
+        .filter(|(_, value)| value.as_ref().is_some_and(|value| !value.is_empty()))
+        .map(|(name, _)| name)
+        .collect()
+    }
+}
+
+/// What Go's `flag` package takes for a boolean.
+fn go_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        other => Err(format!("expected true or false, found {other:?}")),
+    }
+}
+
+impl ControllerArguments {
+    fn namespaces(&self) -> Vec<String> {
+        not_empty(&self.namespace)
+    }
+
+    fn options(&self, event_webhook_variable: Option<String>) -> Options {
+        let namespaces = self.namespaces();
+        let event_webhook = event_webhook_variable
+            .filter(|url| !url.is_empty())
+            .unwrap_or_else(|| self.event_webhook.clone());
+        let lease = self.enable_leader_election.then(|| LeaseSettings {
+            namespace: [
+                namespaces.first().map_or("", String::as_str),
+                &self.leader_election_namespace,
+                "kube-system",
+            ]
+            .into_iter()
+            .find(|namespace| !namespace.is_empty())
+            .unwrap_or_default()
+            .to_owned(),
+            name: LEASE_NAME.to_owned(),
+            identity: format!(
+                "{}_{:016x}",
+                std::env::var("HOSTNAME").unwrap_or_else(|_| "serin".to_owned()),
+                rand::random::<u64>()
+            ),
+        });
+        Options {
+            settings: Settings {
+                mesh_provider: self.mesh_provider.clone(),
+                metrics_server: self.metrics_server.clone(),
+                no_cross_namespace_refs: self.no_cross_namespace_refs,
+                cluster_name: self.cluster_name.clone(),
+                workload: WorkloadSettings {
+                    selector_labels: not_empty(&self.selector_labels),
+                    include_label_prefix: not_empty(&self.include_label_prefix),
+                    config_tracking: self.enable_config_tracking,
+                },
+            },
+            namespaces,
+            threadiness: self.threadiness.max(1),
+            listen: SocketAddr::new(self.bind_address, self.port),
+            event_webhook: (!event_webhook.is_empty()).then_some(event_webhook),
+            lease,
+        }
+    }
+}
+
+fn not_empty(texts: &[String]) -> Vec<String> {
+    texts
+        .iter()
+        .map(|text| text.trim().to_owned())
+        .filter(|text| !text.is_empty())
+        .collect()
+}
+
+/// The level for our own lines; libraries speak from warn on, except when debugging.
+fn log_filter(level: &str) -> Option<&'static str> {
+    match level.to_ascii_lowercase().as_str() {
+        "debug" => Some("info,serin=debug"),
+        "info" => Some("warn,serin=info"),
+        "warn" | "warning" => Some("warn"),
+        "error" | "fatal" | "panic" => Some("error"),
+        _ => None,
+    }
+}
+
+fn start_logging(level: &str, encoding: &str) -> anyhow::Result<()> {
+    let filter = log_filter(level).with_context(|| {
+        format!("-log-level: found {level:?}, expected debug, info, warn, warning or error")
+    })?;
+    let registry = tracing_subscriber::registry().with(EnvFilter::new(filter));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    if encoding == "json" {
+        registry.with(lines.json().flatten_event(true)).init();
+    } else {
+        registry.with(lines).init();
+    }
+    Ok(())
+}
+
+/// Runs the controller until a signal ends it.
+pub fn run(arguments: &ControllerArguments) -> anyhow::Result<()> {
+    if arguments.print_version {
+        println!("{}", env!("CARGO_PKG_VERSION"));
+        return Ok(());
+    }
+    start_logging(&arguments.log_level, &arguments.zap_encoding)?;
+    let unused = arguments.unused.given();
+    if !unused.is_empty() {
+        tracing::warn!(
+            flags = unused.join(","),
+            "these flags of Flagger are accepted and have no effect"
+        );
+    }
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::debug!("a crypto provider was installed before");
+    }
+    let options = arguments.options(std::env::var("EVENT_WEBHOOK_URL").ok());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("serin")
+        .build()
+        .context("the runtime can't be started")?;
+    let result = runtime.block_on(async {
+        let config = kube_config(&arguments.kubeconfig, &arguments.master).await?;
+        let stop = CancellationToken::new();
+        tokio::spawn(stop_on_signal(stop.clone()));
+        controller::run(config, options, stop).await?;
+        Ok(())
+    });
+    // Watches and stuck calls are not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+async fn kube_config(path: &str, master: &str) -> anyhow::Result<kube::Config> {
+    let mut config = if path.is_empty() {
+        kube::Config::infer().await.context(
+            "no kubeconfig and no service account: give one with -kubeconfig or $KUBECONFIG",
+        )?
+    } else {
+        let kubeconfig = Kubeconfig::read_from(PathBuf::from(path))
+            .with_context(|| format!("-kubeconfig {path}"))?;
+        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .with_context(|| format!("-kubeconfig {path}"))?
+    };
+    if !master.is_empty() {
+        config.cluster_url = master
+            .parse()
+            .with_context(|| format!("-master: {master:?} is not a URL"))?;
+    }
+    Ok(config)
+}
+
+/// SIGTERM and SIGINT end the controller in order; the second one at once.
+async fn stop_on_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        tracing::error!("signals can't be caught; SIGTERM will end the process at once");
+        return;
+    };
+    for last in [false, true] {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if last {
+            tracing::warn!("second signal: ending at once");
+            std::process::exit(1);
+        }
+        stop.cancel();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::tests::parse;
+    use super::*;
+
+    #[test]
+    fn defaults_are_flaggers() {
+        let options = parse(&[]).unwrap().options(None);
+        assert_eq!(options.settings.mesh_provider, "istio");
+        assert_eq!(options.settings.metrics_server, "http://prometheus:9090");
+        assert_eq!(options.settings.workload, WorkloadSettings::default());
+        assert!(
+            options.namespaces.is_empty()
+                && options.event_webhook.is_none()
+                && options.lease.is_none()
+        );
+        assert_eq!(
+            (options.threadiness, options.listen.to_string().as_str()),
+            (2, "0.0.0.0:8080")
+        );
+    }
+
+    #[test]
+    fn flaggers_way_of_writing_flags_is_understood() {
+        let arguments = parse(&[
+            "-log-level=info",
+            "-namespace",
+            "a,b",
+            "-enable-config-tracking=false",
+            "--no-cross-namespace-refs",
+            "-selector-labels=app, tier",
+            "-kubeconfig-qps=20",
+            "-slack-token=secret",
+            "-v=4",
+            "-include-label-prefix=*",
+            "-enable-leader-election=true",
+        ])
+        .unwrap();
+        assert_eq!(
+            arguments.unused.given(),
+            ["kubeconfig-qps", "slack-token", "v"]
+        );
+        let options = arguments.options(None);
+        assert_eq!(options.namespaces, ["a", "b"]);
+        assert!(
+            !options.settings.workload.config_tracking && options.settings.no_cross_namespace_refs
+        );
+        assert_eq!(options.settings.workload.selector_labels, ["app", "tier"]);
+        assert_eq!(options.settings.workload.include_label_prefix, ["*"]);
+        let lease = options.lease.unwrap();
+        assert_eq!(
+            (lease.namespace.as_str(), lease.name.as_str()),
+            ("a", "flagger-leader-election")
+        );
+    }
+
+    #[test]
+    fn the_environment_beats_the_flag() {
+        let arguments = parse(&["-event-webhook=http://flag"]).unwrap();
+        assert_eq!(
+            arguments
+                .options(Some("http://variable".into()))
+                .event_webhook
+                .unwrap(),
+            "http://variable"
+        );
+        assert_eq!(
+            arguments
+                .options(Some(String::new()))
+                .event_webhook
+                .unwrap(),
+            "http://flag"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        assert!(
+            parse(&["-enable-config-tracking=maybe"])
+                .unwrap_err()
+                .to_string()
+                .contains("expected true or false")
+        );
+        assert!(
+            parse(&["-no-such-flag"])
+                .unwrap_err()
+                .to_string()
+                .contains("--no-such-flag")
+        );
+        assert!(log_filter("loud").is_none() && log_filter("warning").is_some());
+    }
+}

@@ -1,0 +1,155 @@
+//! Asks what decisions need to know: metrics queries and webhooks, concurrently, each with its own deadline. A question is asked once;
+//! its answer is kept for the passes to come, until newer answers of the same canary push it out or the canary goes.
+
+use super::queue::{CanaryKey, Queue};
+use super::sources::MetricSources;
+use crate::hooks::Hooks;
+use crate::rollout::{Finding, HookAnswer, HookCall, Need, Request};
+use jiff::Timestamp;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// How many answers of one canary are kept. A check asks for a few metrics and hooks; this is several checks.
+const KEPT_ANSWERS: usize = 128;
+/// Queries, and hook calls, that are under way at the same time.
+const QUERIES: usize = 32;
+const CALLS: usize = 256;
+/// What a call may take beyond its attempts: the waits between them.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+struct Case {
+    pending: HashSet<String>,
+    answers: VecDeque<(String, Finding)>,
+}
+
+/// Asks, and keeps the answers.
+pub struct Asker {
+    cases: Mutex<HashMap<String, Case>>,
+    queue: Arc<Queue>,
+    hooks: Hooks,
+    metrics: MetricSources,
+    queries: Semaphore,
+    calls: Semaphore,
+}
+
+impl Asker {
+    /// Wakes canaries in `queue` when their questions are answered.
+    #[must_use]
+    pub fn new(queue: Arc<Queue>, hooks: Hooks, metrics: MetricSources) -> Arc<Self> {
+        Arc::new(Self {
+            cases: Mutex::default(),
+            queue,
+            hooks,
+            metrics,
+            queries: Semaphore::new(QUERIES),
+            calls: Semaphore::new(CALLS),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Case>> {
+        self.cases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The answers for the canary with this UID.
+    #[must_use]
+    pub fn answers(&self, uid: &str) -> Vec<(String, Finding)> {
+        self.lock()
+            .get(uid)
+            .map(|case| case.answers.iter().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Asks what was not asked yet. The canary is woken when nothing is open any more.
+    pub fn ask(self: &Arc<Self>, uid: &str, canary: &CanaryKey, needs: Vec<Need>) {
+        for need in needs {
+            {
+                let mut cases = self.lock();
+                let case = cases.entry(uid.to_owned()).or_default();
+                if case.pending.contains(&need.key)
+                    || case.answers.iter().any(|(key, _)| *key == need.key)
+                {
+                    continue;
+                }
+                case.pending.insert(need.key.clone());
+            }
+            let asker = Arc::clone(self);
+            let (uid, canary) = (uid.to_owned(), canary.clone());
+            tokio::spawn(async move {
+                let key = need.key;
+                // A panic in a provider is an answer too; else the question would stay open for ever.
+                let worker = Arc::clone(&asker);
+                let asking = canary.clone();
+                let finding =
+                    match tokio::spawn(async move { worker.answer(&asking, need.request).await })
+                        .await
+                    {
+                        Ok(finding) => finding,
+                        Err(error) => {
+                            tracing::error!(%canary, need = %key, %error, "asking failed");
+                            None
+                        }
+                    };
+                asker.keep(&uid, &canary, key, finding);
+            });
+        }
+    }
+
+    async fn answer(&self, canary: &CanaryKey, request: Request) -> Option<Finding> {
+        match request {
+            Request::Metric(query) => {
+                let _permit = self.queries.acquire().await.ok()?;
+                let measurement = self.metrics.measure(canary, &query).await;
+                Some(Finding::Metric {
+                    measurement,
+                    at: Timestamp::now(),
+                })
+            }
+            Request::Hook(call) => {
+                let _permit = self.calls.acquire().await.ok()?;
+                let deadline =
+                    (call.timeout + LONGEST_WAIT).saturating_mul(call.retries.saturating_add(1));
+                let answer = tokio::time::timeout(deadline, self.hooks.call(&call))
+                    .await
+                    .unwrap_or_else(|_| gave_up(&call));
+                tracing::debug!(%canary, hook = %call.name, ?answer, "webhook called");
+                Some(Finding::Hook(answer))
+            }
+        }
+    }
+
+    fn keep(&self, uid: &str, canary: &CanaryKey, key: String, finding: Option<Finding>) {
+        let done = {
+            let mut cases = self.lock();
+            // The canary may have gone meanwhile.
+            let Some(case) = cases.get_mut(uid) else {
+                return;
+            };
+            case.pending.remove(&key);
+            if let Some(finding) = finding {
+                case.answers.push_back((key, finding));
+                if case.answers.len() > KEPT_ANSWERS {
+                    case.answers.pop_front();
+                }
+            }
+            case.pending.is_empty()
+        };
+        if done {
+            self.queue.wake(canary.clone());
+        }
+    }
+
+    /// The canary with this UID is gone.
+    pub fn forget(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+}
+
+fn gave_up(call: &HookCall) -> HookAnswer {
+    HookAnswer::Unreachable(format!(
+        "no answer after {} attempts",
+        call.retries.saturating_add(1)
+    ))
+}

@@ -1,0 +1,467 @@
+//! Requests to the API server on plain JSON, one deadline for each call. What can pass is tried again a few times with jitter (and with
+//! the server's own `Retry-After`); what is left over is sorted by what the caller can do about it.
+
+use crate::object::{Kind, Object, ObjectRef};
+use crate::rollout::ListRef;
+use backon::{ExponentialBuilder, Retryable};
+use http::{Method, Request, StatusCode, header};
+use kube::client::Body;
+use serde_json::Value;
+use std::time::Duration;
+
+/// Longest time for one attempt of a call.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// Additional attempts after the first.
+const RETRIES: usize = 3;
+/// Longest wait that a `Retry-After` may ask of a call; longer ones end the call and the pass is queued again.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10);
+/// Page size of lists.
+const PAGE: usize = 500;
+
+/// Why a call came to nothing, sorted by what can be done about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// The object does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// The object is not what it was expected to be any more: read again, decide again.
+    #[error("{0}")]
+    Conflict(String),
+    /// The API server does not know the resource.
+    #[error("{0}")]
+    Unserved(String),
+    /// The API server won't do it, and won't later either.
+    #[error("{message} (HTTP {code})")]
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// The API server's text.
+        message: String,
+    },
+    /// It may work later: overload, a time-out, a broken connection.
+    #[error("{message}")]
+    Transient {
+        /// What happened.
+        message: String,
+        /// What the server asked for.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl ApiError {
+    fn transient(message: impl Into<String>) -> Self {
+        Self::Transient {
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    /// One word for metrics.
+    #[must_use]
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "not_found",
+            Self::Conflict(_) => "conflict",
+            Self::Unserved(_) => "unserved",
+            Self::Refused { .. } => "refused",
+            Self::Transient { .. } => "transient",
+        }
+    }
+}
+
+/// The content types of patches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchType {
+    /// Server-side apply (JSON is YAML).
+    Apply,
+    /// RFC 7386.
+    Merge,
+    /// RFC 6902.
+    Json,
+}
+
+impl PatchType {
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::Apply => "application/apply-patch+yaml",
+            Self::Merge => "application/merge-patch+json",
+            Self::Json => "application/json-patch+json",
+        }
+    }
+}
+
+/// The API server.
+#[derive(Clone)]
+pub struct KubeApi {
+    client: kube::Client,
+}
+
+impl KubeApi {
+    /// Talks through this client, whose own retries must be off.
+    #[must_use]
+    pub fn new(client: kube::Client) -> Self {
+        Self { client }
+    }
+
+    /// The client underneath, for watches.
+    #[must_use]
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// Reads one object.
+    pub async fn get(&self, name: &ObjectRef) -> Result<Object, ApiError> {
+        self.call(&Method::GET, &object_path(name), None, &Value::Null)
+            .await
+            .map(|value| typed(value, &name.kind))
+    }
+
+    /// Reads a list, page by page.
+    pub async fn list(&self, list: &ListRef) -> Result<Vec<Object>, ApiError> {
+        let mut objects = Vec::new();
+        let mut next = String::new();
+        loop {
+            let mut path = format!(
+                "{}?limit={PAGE}",
+                collection_path(&list.kind, &list.namespace)
+            );
+            if !list.labels.is_empty() {
+                let selector: Vec<String> = list
+                    .labels
+                    .iter()
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect();
+                path.push_str("&labelSelector=");
+                path.push_str(&query_escape(&selector.join(",")));
+            }
+            if !next.is_empty() {
+                path.push_str("&continue=");
+                path.push_str(&query_escape(&next));
+            }
+            let mut page = self.call(&Method::GET, &path, None, &Value::Null).await?;
+            if let Value::Array(items) = page["items"].take() {
+                objects.extend(items.into_iter().map(|item| typed(item, &list.kind)));
+            }
+            page["metadata"]["continue"]
+                .as_str()
+                .unwrap_or_default()
+                .clone_into(&mut next);
+            if next.is_empty() {
+                return Ok(objects);
+            }
+        }
+    }
+
+    /// Creates an object; the body carries its name.
+    pub async fn create(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        body: &Value,
+    ) -> Result<Object, ApiError> {
+        let path = format!(
+            "{}?fieldManager={}",
+            collection_path(kind, namespace),
+            super::FIELD_MANAGER
+        );
+        self.call(&Method::POST, &path, Some("application/json"), body)
+            .await
+            .map(|value| typed(value, kind))
+    }
+
+    /// Replaces an object whole, guarded by the resource version in the body.
+    pub async fn replace(&self, name: &ObjectRef, body: &Value) -> Result<Object, ApiError> {
+        let path = format!(
+            "{}?fieldManager={}",
+            object_path(name),
+            super::FIELD_MANAGER
+        );
+        self.call(&Method::PUT, &path, Some("application/json"), body)
+            .await
+            .map(|value| typed(value, &name.kind))
+    }
+
+    /// Patches an object or, with `subresource`, a part of it.
+    pub async fn patch(
+        &self,
+        name: &ObjectRef,
+        subresource: Option<&str>,
+        patch: PatchType,
+        body: &Value,
+    ) -> Result<Object, ApiError> {
+        let mut url = object_path(name);
+        if let Some(subresource) = subresource {
+            url.push('/');
+            url.push_str(subresource);
+        }
+        url.push_str("?fieldManager=");
+        url.push_str(super::FIELD_MANAGER);
+        if patch == PatchType::Apply {
+            url.push_str("&force=true");
+        }
+        self.call(&Method::PATCH, &url, Some(patch.content_type()), body)
+            .await
+            .map(|value| typed(value, &name.kind))
+    }
+
+    /// Deletes an object with these `DeleteOptions`.
+    pub async fn delete(&self, name: &ObjectRef, options: &Value) -> Result<(), ApiError> {
+        self.call(
+            &Method::DELETE,
+            &object_path(name),
+            Some("application/json"),
+            options,
+        )
+        .await
+        .map(|_| ())
+    }
+
+    async fn call(
+        &self,
+        method: &Method,
+        path: &str,
+        content_type: Option<&str>,
+        body: &Value,
+    ) -> Result<Value, ApiError> {
+        let bytes = if body.is_null() {
+            Vec::new()
+        } else {
+            body.to_string().into_bytes()
+        };
+        let attempt = || async {
+            self.attempt(method, path, content_type, bytes.clone())
+                .await
+        };
+        attempt
+            .retry(
+                ExponentialBuilder::default()
+                    .with_min_delay(Duration::from_millis(200))
+                    .with_max_delay(Duration::from_secs(5))
+                    .with_max_times(RETRIES)
+                    .with_jitter(),
+            )
+            .when(|error| match error {
+                ApiError::Transient { retry_after, .. } => {
+                    retry_after.is_none_or(|wait| wait <= LONGEST_RETRY_AFTER)
+                }
+                _ => false,
+            })
+            .adjust(|error, planned| match error {
+                ApiError::Transient {
+                    retry_after: Some(wait),
+                    ..
+                } => planned.map(|planned| planned.max(*wait)),
+                _ => planned,
+            })
+            .await
+    }
+
+    async fn attempt(
+        &self,
+        method: &Method,
+        path: &str,
+        content_type: Option<&str>,
+        body: Vec<u8>,
+    ) -> Result<Value, ApiError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::ACCEPT, "application/json");
+        if let Some(content_type) = content_type {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        let request = request
+            .body(Body::from(body))
+            .map_err(|error| ApiError::Refused {
+                code: 0,
+                message: format!("{path}: {error}"),
+            })?;
+        let exchange = async {
+            let response = self
+                .client
+                .send(request)
+                .await
+                .map_err(|error| ApiError::transient(error.to_string()))?;
+            let status = response.status();
+            let retry_after = response
+                .headers()
+                .get(header::RETRY_AFTER)
+                .and_then(|value| value.to_str().ok()?.parse().ok())
+                .map(Duration::from_secs);
+            let bytes = response
+                .into_body()
+                .collect_bytes()
+                .await
+                .map_err(|error| ApiError::transient(error.to_string()))?;
+            if status.is_success() {
+                return serde_json::from_slice(&bytes).map_err(|error| {
+                    ApiError::transient(format!("{method} {path}: the answer is not JSON: {error}"))
+                });
+            }
+            Err(sort(status, &bytes, retry_after))
+        };
+        match tokio::time::timeout(CALL_DEADLINE, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(ApiError::transient(format!(
+                "{method} {path}: no answer within {} s",
+                CALL_DEADLINE.as_secs()
+            ))),
+        }
+    }
+}
+
+/// Makes an error of an answer that is not a success.
+fn sort(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> ApiError {
+    let answer: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let message = answer["message"].as_str().map_or_else(
+        || {
+            String::from_utf8_lossy(&body[..body.len().min(500)])
+                .trim()
+                .to_owned()
+        },
+        str::to_owned,
+    );
+    match status.as_u16() {
+        // A missing object is named in the details; a missing resource is not.
+        404 if answer["details"]["name"]
+            .as_str()
+            .is_some_and(|name| !name.is_empty()) =>
+        {
+            ApiError::NotFound(message)
+        }
+        404 => ApiError::Unserved(message),
+        409 => ApiError::Conflict(message),
+        // A JSON patch whose test fails is told as unprocessable.
+        422 if message.contains("test failed")
+            || message.contains("testing value")
+            || message.contains("testing path") =>
+        {
+            ApiError::Conflict(message)
+        }
+        408 | 425 | 429 | 500..=599 => ApiError::Transient {
+            message: format!("{message} (HTTP {status})"),
+            retry_after,
+        },
+        // Credentials are renewed in place, so a refusal to know us may pass.
+        401 => ApiError::Transient {
+            message: format!("{message} (HTTP {status})"),
+            retry_after,
+        },
+        code => ApiError::Refused { code, message },
+    }
+}
+
+/// Items of lists come without these two.
+fn typed(mut value: Value, kind: &Kind) -> Object {
+    if let Value::Object(map) = &mut value
+        && map.get("kind").is_none_or(Value::is_null)
+    {
+        map.insert("apiVersion".to_owned(), Value::String(kind.api_version()));
+        map.insert("kind".to_owned(), Value::String(kind.kind.to_string()));
+    }
+    Object::new(value)
+}
+
+fn collection_path(kind: &Kind, namespace: &str) -> String {
+    let root = if kind.group.is_empty() { "api" } else { "apis" };
+    let version = kind.api_version();
+    if kind.namespaced && !namespace.is_empty() {
+        format!(
+            "/{root}/{version}/namespaces/{}/{}",
+            query_escape(namespace),
+            kind.plural
+        )
+    } else {
+        format!("/{root}/{version}/{}", kind.plural)
+    }
+}
+
+fn object_path(name: &ObjectRef) -> String {
+    format!(
+        "{}/{}",
+        collection_path(&name.kind, &name.namespace),
+        query_escape(&name.name)
+    )
+}
+
+/// Percent-encodes all but unreserved characters.
+fn query_escape(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes()
+        .fold(String::with_capacity(text.len()), |mut out, byte| {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                out.push(char::from(byte));
+            } else {
+                let _ = write!(out, "%{byte:02X}");
+            }
+            out
+        })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::object::kinds;
+    use serde_json::json;
+
+    #[test]
+    fn paths_follow_group_scope_and_name() {
+        assert_eq!(
+            object_path(&kinds::SERVICE.named("test", "web")),
+            "/api/v1/namespaces/test/services/web"
+        );
+        assert_eq!(
+            object_path(&kinds::CANARY.named("a", "b")),
+            "/apis/flagger.app/v1beta1/namespaces/a/canaries/b"
+        );
+        assert_eq!(
+            collection_path(&kinds::CANARY, ""),
+            "/apis/flagger.app/v1beta1/canaries"
+        );
+        assert_eq!(
+            query_escape("kubernetes.io/service-name=web"),
+            "kubernetes.io%2Fservice-name%3Dweb"
+        );
+        // A name that wants out of its place in the path stays in it.
+        assert_eq!(
+            object_path(&kinds::SECRET.named("a", "../b")),
+            "/api/v1/namespaces/a/secrets/..%2Fb"
+        );
+    }
+
+    #[test]
+    fn answers_are_sorted_by_what_can_be_done() {
+        let body = |value: Value| value.to_string().into_bytes();
+        let missing =
+            body(json!({"message": "canaries \"x\" not found", "details": {"name": "x"}}));
+        assert_eq!(
+            sort(StatusCode::NOT_FOUND, &missing, None).class(),
+            "not_found"
+        );
+        assert_eq!(
+            sort(StatusCode::NOT_FOUND, b"404 page not found", None).class(),
+            "unserved"
+        );
+        assert_eq!(sort(StatusCode::CONFLICT, b"{}", None).class(), "conflict");
+        let test =
+            body(json!({"message": "testing value /metadata/resourceVersion failed: test failed"}));
+        assert_eq!(
+            sort(StatusCode::UNPROCESSABLE_ENTITY, &test, None).class(),
+            "conflict"
+        );
+        assert_eq!(
+            sort(StatusCode::UNPROCESSABLE_ENTITY, b"{}", None).class(),
+            "refused"
+        );
+        assert_eq!(sort(StatusCode::FORBIDDEN, b"{}", None).class(), "refused");
+        let busy = sort(
+            StatusCode::TOO_MANY_REQUESTS,
+            b"{}",
+            Some(Duration::from_secs(2)),
+        );
+        assert!(
+            matches!(busy, ApiError::Transient { retry_after: Some(wait), .. } if wait.as_secs() == 2)
+        );
+    }
+}
