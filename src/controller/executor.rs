@@ -27,7 +27,9 @@ pub enum WriteError {
     #[error("{0}: {1}")]
     Refused(ObjectRef, ApiError),
     /// The API server accepts the status and drops fields of it.
-    #[error("the Canary CRD of this cluster drops fields of status without which no rollout can be followed (such as {0}); install the one of this version: serin crd | kubectl apply --server-side -f -")]
+    #[error(
+        "the Canary CRD of this cluster drops fields of status without which no rollout can be followed (such as {0}); install the one of this version: serin crd | kubectl apply --server-side -f -"
+    )]
     Pruned(String),
 }
 
@@ -290,12 +292,13 @@ fn dropped(written: &Value, live: &Value, path: &str) -> Option<String> {
     match (written, live) {
         (Value::Null, _) => None,
         (_, Value::Null) => Some(path.to_owned()),
-        (Value::Object(written), live) => {
-            written.iter().find_map(|(key, value)| dropped(value, &live[key.as_str()], &format!("{path}.{key}")))
-        }
-        (Value::Array(written), live) => {
-            written.iter().enumerate().find_map(|(index, value)| dropped(value, &live[index], &format!("{path}[{index}]")))
-        }
+        (Value::Object(written), live) => written
+            .iter()
+            .find_map(|(key, value)| dropped(value, &live[key.as_str()], &format!("{path}.{key}"))),
+        (Value::Array(written), live) => written
+            .iter()
+            .enumerate()
+            .find_map(|(index, value)| dropped(value, &live[index], &format!("{path}[{index}]"))),
         _ => None,
     }
 }
@@ -364,10 +367,14 @@ mod tests {
 
     #[test]
     fn a_field_that_the_crd_drops_is_named() {
-        let written = json!({"phase": "", "conditions": [{"type": "Ready", "observedGeneration": 1}]});
+        let written =
+            json!({"phase": "", "conditions": [{"type": "Ready", "observedGeneration": 1}]});
         assert_eq!(dropped(&written, &written, "status"), None);
         let live = json!({"phase": "", "conditions": [{"type": "Ready"}]});
-        assert_eq!(dropped(&written, &live, "status").unwrap(), "status.conditions[0].observedGeneration");
+        assert_eq!(
+            dropped(&written, &live, "status").unwrap(),
+            "status.conditions[0].observedGeneration"
+        );
     }
 
     #[test]

@@ -182,7 +182,10 @@ pub async fn run(
                 lost.clone(),
                 stop.clone(),
             )
-            .await { Some(lease) } else {
+            .await
+            {
+                Some(lease)
+            } else {
                 server_stop.cancel();
                 return Ok(());
             }
