@@ -12,6 +12,7 @@ use crate::workload::{
 };
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 /// `apps/v1` Deployments.
 pub(super) struct Deployments;
@@ -150,6 +151,15 @@ pub(super) fn cloned_workload(
         return Err(WorkloadError::unfit(primary, "the template to run has no spec.containers; a pod template with at least one container is needed"
                 .to_owned()));
     }
+    if let Some((container, port)) = port_named_twice(&request.template["spec"]) {
+        return Err(WorkloadError::unfit(
+            primary,
+            format!(
+                "container {container} lists port {port} twice; the API server's server-side apply takes each port of a \
+                 container once, so remove one of the two from the target"
+            ),
+        ));
+    }
     let mut labels = included(&request.target.labels(), request.settings);
     labels.insert(
         request.selector.key.clone(),
@@ -179,6 +189,28 @@ pub(super) fn cloned_workload(
         },
         "spec": spec,
     })))
+}
+
+/// The first container that has a port number twice for one protocol, with number and protocol.
+fn port_named_twice(pod_spec: &Value) -> Option<(String, String)> {
+    ["initContainers", "containers"]
+        .into_iter()
+        .flat_map(|list| pod_spec[list].as_array().into_iter().flatten())
+        .find_map(|container| {
+            let mut seen = BTreeSet::new();
+            container["ports"]
+                .as_array()?
+                .iter()
+                .map(|port| {
+                    let protocol = port["protocol"].as_str().unwrap_or("TCP");
+                    format!("{}/{protocol}", port["containerPort"])
+                })
+                .find(|port| !seen.insert(port.clone()))
+                .map(|port| {
+                    let name = container["name"].as_str().unwrap_or_default();
+                    (name.to_owned(), port)
+                })
+        })
 }
 
 /// A condition of `status.conditions`.

@@ -195,6 +195,22 @@ fn a_variable_that_is_set_twice_is_applied_once_with_the_value_that_counts() {
 }
 
 #[test]
+fn a_port_that_is_listed_twice_is_refused_by_name() {
+    let mut target = deployment();
+    target.value_mut()["spec"]["template"]["spec"]["containers"][0]["ports"] = json!([
+        {"name": "dns", "containerPort": 53, "protocol": "UDP"}, {"name": "dns-tcp", "containerPort": 53},
+        {"name": "again", "containerPort": 53, "protocol": "TCP"}]);
+    let settings = WorkloadSettings::default();
+    let error = primary_of(&canary(), &target, &settings, &BTreeMap::new(), None).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("container podinfod lists port 53/TCP twice"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_target_without_a_known_label_is_refused_with_the_labels_looked_for() {
     let mut target = deployment();
     target.value_mut()["spec"]["selector"]["matchLabels"] = json!({"run": "podinfo"});
