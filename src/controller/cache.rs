@@ -263,7 +263,7 @@ impl Caches {
                 }
                 Lookup::Read(started) => match self.api.get(name).await {
                     Ok(object) => {
-                        self.with_store(&key, |store| store.changed(object));
+                        self.with_store(&key, |store| store.changed(&object));
                     }
                     Err(ApiError::NotFound(_)) => self
                         .with_store(&key, |store| store.found_absent(&id, started))
@@ -354,7 +354,7 @@ impl Caches {
     }
 
     /// Takes over what the API server answered to a write of `writer`, so that its next pass sees it. Others are woken.
-    pub fn absorb(&self, kind: &Kind, object: Object, writer: &CanaryKey) {
+    pub fn absorb(&self, kind: &Kind, object: &Object, writer: &CanaryKey) {
         let key = self.store_key(kind, object.namespace());
         if let Some(mut wake) = self.with_store(&key, |store| store.changed(object)) {
             wake.remove(writer);
@@ -374,7 +374,7 @@ impl Caches {
     pub async fn refresh(&self, name: &ObjectRef, reader: &CanaryKey) -> Result<(), ApiError> {
         match self.api.get(name).await {
             Ok(object) => {
-                self.absorb(&name.kind, object, reader);
+                self.absorb(&name.kind, &object, reader);
                 Ok(())
             }
             Err(ApiError::NotFound(_)) => {
@@ -585,8 +585,8 @@ fn take_object(store: &mut Store, raw: Raw, listed: bool) -> BTreeSet<CanaryKey>
     }
     let object = Object::new(raw.value);
     if listed {
-        store.listed(object)
+        store.listed(&object)
     } else {
-        store.changed(object)
+        store.changed(&object)
     }
 }

@@ -338,12 +338,8 @@ fn sort(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> ApiEr
         {
             ApiError::Conflict(message)
         }
-        408 | 425 | 429 | 500..=599 => ApiError::Transient {
-            message: format!("{message} (HTTP {status})"),
-            retry_after,
-        },
-        // Credentials are renewed in place, so a refusal to know us may pass.
-        401 => ApiError::Transient {
+        // Credentials are renewed in place, so 401, a refusal to know us, may pass.
+        401 | 408 | 425 | 429 | 500..=599 => ApiError::Transient {
             message: format!("{message} (HTTP {status})"),
             retry_after,
         },

@@ -132,7 +132,7 @@ impl Executor {
             .await;
         self.count("status", &name, result.as_ref().err());
         let written = result.map_err(|error| sort(name, error))?;
-        self.caches.absorb(&kinds::CANARY, written.clone(), key);
+        self.caches.absorb(&kinds::CANARY, &written, key);
         Ok(Arc::new(written))
     }
 
@@ -193,7 +193,7 @@ impl Executor {
             Ok(answer) => {
                 tracing::debug!(canary = %key, verb, object = %target, "written");
                 if let Some(answer) = answer {
-                    self.caches.absorb(&target.kind, answer, key);
+                    self.caches.absorb(&target.kind, &answer, key);
                 }
                 Ok(true)
             }

@@ -68,6 +68,7 @@ pub struct Telemetry {
 impl Telemetry {
     /// All series, with `flagger_info` set.
     #[must_use]
+    #[allow(clippy::too_many_lines, reason = "a table")]
     pub fn new(mesh_provider: &str) -> Self {
         let mut registry = Registry::default();
         let info = Gauges::default();

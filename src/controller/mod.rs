@@ -215,25 +215,7 @@ pub async fn run(
         memories: Mutex::default(),
     });
 
-    let passes = TaskTracker::new();
-    let hands = Arc::new(Semaphore::new(options.threadiness.max(1)));
-    loop {
-        let Ok(hand) = Arc::clone(&hands).acquire_owned().await else {
-            break;
-        };
-        let key = tokio::select! {
-            biased;
-            () = lost.cancelled() => break,
-            () = stop.cancelled() => break,
-            key = queue.next() => key,
-        };
-        let controller = Arc::clone(&controller);
-        passes.spawn(async move {
-            controller.handle(key).await;
-            drop(hand);
-        });
-    }
-
+    let passes = controller.work(options.threadiness, &lost, &stop).await;
     if lost.is_cancelled() {
         // Passes are dropped where they stand; the next holder repairs from status.
         return Err(ControllerError::LeaseLost(
@@ -243,6 +225,17 @@ pub async fn run(
                 .unwrap_or_default(),
         ));
     }
+    finish(controller, passes, notices).await;
+    if let Some(lease) = lease {
+        lease.release().await;
+    }
+    server_stop.cancel();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Lets running passes end and sends what waits, within bounds.
+async fn finish(controller: Arc<Controller>, passes: TaskTracker, notices: TaskTracker) {
     tracing::info!("stopping: no new passes, running ones end");
     passes.close();
     if tokio::time::timeout(LAST_MOMENTS, passes.wait())
@@ -264,15 +257,37 @@ pub async fn run(
     {
         tracing::warn!("some events could not be sent in time");
     }
-    if let Some(lease) = lease {
-        lease.release().await;
-    }
-    server_stop.cancel();
-    tracing::info!("stopped");
-    Ok(())
 }
 
 impl Controller {
+    /// Has canaries looked at, so many at the same time, until `lost` or `stop`. Returns the passes that still run.
+    async fn work(
+        self: &Arc<Self>,
+        threadiness: usize,
+        lost: &CancellationToken,
+        stop: &CancellationToken,
+    ) -> TaskTracker {
+        let passes = TaskTracker::new();
+        let hands = Arc::new(Semaphore::new(threadiness.max(1)));
+        loop {
+            let Ok(hand) = Arc::clone(&hands).acquire_owned().await else {
+                break;
+            };
+            let key = tokio::select! {
+                biased;
+                () = lost.cancelled() => break,
+                () = stop.cancelled() => break,
+                key = self.queue.next() => key,
+            };
+            let controller = Arc::clone(self);
+            passes.spawn(async move {
+                controller.handle(key).await;
+                drop(hand);
+            });
+        }
+        passes
+    }
+
     fn with_memory<T>(&self, key: &CanaryKey, change: impl FnOnce(&mut Memory) -> T) -> T {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         change(memories.entry(key.clone()).or_default())

@@ -232,8 +232,8 @@ impl Store {
     }
 
     /// The watch listed this object.
-    pub fn listed(&mut self, object: Object) -> BTreeSet<CanaryKey> {
-        let name = name_of(&object);
+    pub fn listed(&mut self, object: &Object) -> BTreeSet<CanaryKey> {
+        let name = name_of(object);
         if let Some((_, seen)) = &mut self.init {
             seen.insert(name);
         }
@@ -309,10 +309,10 @@ impl Store {
     }
 
     /// An object was created or changed, says the watch, a read, or the answer to a write.
-    pub fn changed(&mut self, object: Object) -> BTreeSet<CanaryKey> {
+    pub fn changed(&mut self, object: &Object) -> BTreeSet<CanaryKey> {
         let now = self.tick();
-        let name = name_of(&object);
-        let version = version(&object);
+        let name = name_of(object);
+        let version = version(object);
         let mut wake = BTreeSet::new();
         let mut kept = None;
         if self.keep_all && !self.entries.contains_key(&name) {
@@ -344,7 +344,7 @@ impl Store {
             if list.namespace != name.0 || is_member.is_some_and(|old| !newer(version, old)) {
                 continue;
             }
-            if carries(&object, &list.labels) {
+            if carries(object, &list.labels) {
                 let object = Arc::clone(
                     kept.get_or_insert_with(|| Arc::new(project(&self.kind, object.clone()))),
                 );
@@ -589,7 +589,7 @@ mod tests {
         let mut store = Store::new(kinds::SERVICE, false);
         assert_eq!(store.object(&name("web"), &canary()), Lookup::NotReady);
         store.begin();
-        store.listed(service("web", 3));
+        store.listed(&service("web", 3));
         assert_eq!(store.object(&name("web"), &canary()), Lookup::NotReady);
         assert_eq!(
             store.complete(),
@@ -602,15 +602,18 @@ mod tests {
     #[test]
     fn an_object_asked_for_later_is_read_once_and_then_followed() {
         let mut store = ready_store();
-        assert!(store.changed(service("web", 3)).is_empty(), "nobody asked");
+        assert!(store.changed(&service("web", 3)).is_empty(), "nobody asked");
         assert!(store.held() == 0);
         assert!(matches!(
             store.object(&name("web"), &canary()),
             Lookup::Read(_)
         ));
-        store.changed(service("web", 3));
+        store.changed(&service("web", 3));
         assert_eq!(known_version(&mut store, "web").as_deref(), Some("3"));
-        assert_eq!(store.changed(service("web", 4)), BTreeSet::from([canary()]));
+        assert_eq!(
+            store.changed(&service("web", 4)),
+            BTreeSet::from([canary()])
+        );
         assert_eq!(store.deleted(&name("web"), "5"), BTreeSet::from([canary()]));
         assert_eq!(known_version(&mut store, "web"), None);
     }
@@ -619,19 +622,19 @@ mod tests {
     fn a_store_never_goes_backwards() {
         let mut store = ready_store();
         store.object(&name("web"), &canary());
-        store.changed(service("web", 10));
+        store.changed(&service("web", 10));
         assert!(
-            store.changed(service("web", 9)).is_empty(),
+            store.changed(&service("web", 9)).is_empty(),
             "9 is older than 10, though the text is greater"
         );
         assert!(
-            store.changed(service("web", 10)).is_empty(),
+            store.changed(&service("web", 10)).is_empty(),
             "our own write comes back through the watch"
         );
         assert_eq!(known_version(&mut store, "web").as_deref(), Some("10"));
         store.deleted(&name("web"), "12");
         assert!(
-            store.changed(service("web", 11)).is_empty(),
+            store.changed(&service("web", 11)).is_empty(),
             "a late answer does not bring the dead back"
         );
         assert_eq!(known_version(&mut store, "web"), None);
@@ -643,7 +646,7 @@ mod tests {
         let Lookup::Read(started) = store.object(&name("web"), &canary()) else {
             panic!()
         };
-        store.changed(service("web", 3));
+        store.changed(&service("web", 3));
         store.found_absent(&name("web"), started);
         assert_eq!(known_version(&mut store, "web").as_deref(), Some("3"));
     }
@@ -654,9 +657,9 @@ mod tests {
         for object in ["old", "new"] {
             store.object(&name(object), &canary());
         }
-        store.changed(service("old", 3));
+        store.changed(&service("old", 3));
         store.begin();
-        store.changed(service("new", 9));
+        store.changed(&service("new", 9));
         assert_eq!(store.complete(), BTreeSet::from([canary()]));
         assert_eq!(known_version(&mut store, "old"), None);
         assert!(matches!(
@@ -676,7 +679,7 @@ mod tests {
         let Lookup::Read(started) = store.list(&list, &canary()) else {
             panic!()
         };
-        store.changed(service("two", 5));
+        store.changed(&service("two", 5));
         assert!(
             !store.found_list(&list, started, vec![service("one", 3)]),
             "changed while it was read"
@@ -695,7 +698,7 @@ mod tests {
         assert_eq!(names(&mut store), ["one", "two"]);
         let mut moved = service("one", 6);
         moved.value_mut()["metadata"]["labels"]["team"] = json!("b");
-        assert_eq!(store.changed(moved), BTreeSet::from([canary()]));
+        assert_eq!(store.changed(&moved), BTreeSet::from([canary()]));
         assert_eq!(names(&mut store), ["two"]);
         store.deleted(&name("two"), "7");
         assert!(names(&mut store).is_empty());
@@ -707,7 +710,7 @@ mod tests {
         store.begin();
         store.complete();
         store.object(&name("s"), &canary());
-        store.changed(service("s", 3));
+        store.changed(&service("s", 3));
         assert!(store.moved(&name("s"), "3", false).is_empty());
         assert_eq!(
             store.moved(&name("s"), "4", false),
@@ -741,7 +744,7 @@ mod tests {
     fn interest_that_ends_frees_the_object() {
         let mut store = ready_store();
         store.object(&name("web"), &canary());
-        store.changed(service("web", 3));
+        store.changed(&service("web", 3));
         assert_eq!(store.held(), 1);
         store.drop_object(&name("web"), &canary());
         assert!(store.held() == 0);
