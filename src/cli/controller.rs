@@ -6,6 +6,7 @@ use crate::workload::WorkloadSettings;
 use anyhow::Context;
 use clap::Args;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
@@ -255,7 +256,9 @@ fn start_logging(level: &str, encoding: &str) -> anyhow::Result<()> {
         format!("-log-level: found {level:?}, expected debug, info, warn, warning or error")
     })?;
     let registry = tracing_subscriber::registry().with(EnvFilter::new(filter));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     if encoding == "json" {
         registry.with(lines.json().flatten_event(true)).init();
     } else {
