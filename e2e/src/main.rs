@@ -2,7 +2,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use serin_e2e::{demo_app, kubelet, load, runner, standing, tools};
+use serin_e2e::{demo, demo_app, kubelet, load, runner, standing, tools};
 
 /// A real cluster on one machine, and what is judged on it.
 #[derive(Parser)]
@@ -22,6 +22,8 @@ enum Command {
     Logs(standing::LogsArguments),
     /// Run scenarios, each on a bed made for it
     Run(runner::Arguments),
+    /// A good release promoted and a bad one taken back, live in the terminal
+    Demo,
     /// The program behind the demo pods: serves its version, metrics, and the faults its environment asks for
     DemoApp(demo_app::Arguments),
     /// Open-loop load with an account of every request
@@ -31,6 +33,8 @@ enum Command {
     Kubelet(kubelet::Arguments),
     #[command(hide = true)]
     Stand(standing::Name),
+    #[command(hide = true)]
+    DemoInside,
     #[command(hide = true)]
     RunInside(runner::InsideArguments),
 }
@@ -54,6 +58,8 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Kubectl(arguments) => standing::kubectl(arguments),
         Command::Logs(arguments) => standing::logs(&arguments),
         Command::Run(arguments) => runtime.block_on(runner::run(arguments)),
+        Command::Demo => runtime.block_on(demo::run()),
+        Command::DemoInside => runtime.block_on(demo::run_inside()),
         Command::DemoApp(arguments) => runtime.block_on(demo_app::run(&arguments)).map(done),
         Command::Load(arguments) => runtime.block_on(load::run(arguments)).map(done),
         Command::Kubelet(arguments) => runtime.block_on(kubelet::run(arguments)).map(done),

@@ -8,9 +8,11 @@
 mod model;
 mod render;
 mod screen;
+mod stage;
 mod story;
 
 pub use model::{DemoModel, EventLine, Verdict, VerdictLine, VersionLine, Weights};
 pub use render::{PlainLog, render};
 pub use screen::Screen;
+pub use stage::{run, run_inside};
 pub use story::{Stage, tell};
