@@ -6,6 +6,7 @@ pub mod cli;
 pub mod controller;
 pub mod hooks;
 pub mod object;
+pub mod providers;
 pub mod rollout;
 pub mod routing;
 pub mod workload;
