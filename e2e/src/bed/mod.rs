@@ -41,7 +41,7 @@ use self::timeline::Timeline;
 use crate::tools::{Tools, project_root};
 
 /// How long a part may take to be ready before the bed gives up on it. Generous: builds may share the machine.
-const PART_PATIENCE: Duration = Duration::from_secs(120);
+const PART_PATIENCE: Duration = Duration::from_mins(2);
 /// How often a condition is looked at while waiting for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Who the bed is to the API server's field ownership.
@@ -157,6 +157,7 @@ impl Bed {
                 .map(PathBuf::from)
                 .or(Some(own)),
         );
+        let mut definitions = String::new();
         for folder in folders.iter().filter(|folder| folder.is_dir()) {
             for file in std::fs::read_dir(folder)? {
                 let file = file?.path();
@@ -164,12 +165,15 @@ impl Bed {
                     .extension()
                     .is_some_and(|extension| extension == "yaml")
                 {
-                    self.apply(&std::fs::read_to_string(&file)?)
-                        .await
-                        .with_context(|| format!("applying {}", file.display()))?;
+                    let text = std::fs::read_to_string(&file)
+                        .with_context(|| format!("reading {}", file.display()))?;
+                    definitions.extend(["---\n", &text, "\n"]);
                 }
             }
         }
+        self.apply(&definitions)
+            .await
+            .context("applying the definitions of the Gateway API and of Serin")?;
         self.apply(include_str!("../../manifests/serin-rbac.yaml"))
             .await
     }
@@ -332,7 +336,7 @@ impl Bed {
             .partition(|document| document["kind"] == "CustomResourceDefinition");
         stream::iter(definitions)
             .map(|definition| self.apply_definition(definition))
-            .buffer_unordered(8)
+            .buffer_unordered(16)
             .try_collect::<()>()
             .await?;
         for document in rest {

@@ -3,7 +3,7 @@
 //! `serin-e2e` starts itself again inside; the process inside is number 1 of its own process namespace, so the kernel
 //! ends everything in it when that process ends. `unshare --kill-child` ends that process when `unshare` ends, and
 //! `setpriv --pdeathsig` ends `unshare` when the outer process ends: no way of dying, not even SIGKILL, leaves anything behind.
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
@@ -37,10 +37,14 @@ fn unshare() -> [&'static str; 9] {
     ]
 }
 
-/// Starts this program again with other arguments inside a fresh namespace, tied to the life of the calling process:
-/// call it from the main thread, which must live on. Output goes where this process' output goes.
+/// Starts this program again with other arguments inside a fresh namespace: see [`spawn_command_inside`].
 pub fn spawn_inside(arguments: &[OsString]) -> Result<Child> {
-    let program = std::env::current_exe()?;
+    spawn_command_inside(std::env::current_exe()?.as_os_str(), arguments)
+}
+
+/// Starts a program inside a fresh namespace, tied to the life of the calling process: call it from the main thread,
+/// which must live on. Output goes where this process' output goes.
+pub fn spawn_command_inside(program: &OsStr, arguments: &[OsString]) -> Result<Child> {
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--"])
         .args(unshare())
@@ -109,6 +113,7 @@ pub fn prepare_network() -> Result<()> {
 }
 
 /// The process number, seen from outside, of the first process inside the namespace that this `unshare` made.
+#[must_use]
 pub fn inner_pid(unshare: u32) -> Option<u32> {
     let children =
         std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).ok()?;
@@ -116,6 +121,7 @@ pub fn inner_pid(unshare: u32) -> Option<u32> {
 }
 
 /// The command that enters the namespace of a bed that is up.
+#[must_use]
 pub fn enter(inner: u32) -> std::process::Command {
     let mut folder = OsString::from("--wdns=");
     folder.push(std::env::current_dir().unwrap_or_else(|_| "/".into()));

@@ -60,120 +60,12 @@ impl Part {
     /// What to start, for a bed whose state is in the folder given. Writes the part's configuration there.
     pub(super) fn program(self, tools: &Tools, pki: &Pki, state: &Path) -> Result<Program> {
         Ok(match self {
-            Self::Etcd => Program::new(&tools.etcd)
-                .args([flag("data-dir", state.join("etcd"))])
-                .args([
-                    flag("listen-client-urls", ETCD),
-                    flag("advertise-client-urls", ETCD),
-                ])
-                .args([
-                    "--listen-peer-urls=http://127.0.0.1:2380",
-                    "--unsafe-no-fsync",
-                    "--log-level=warn",
-                ]),
-            Self::ApiServer => {
-                let policy = state.join("audit-policy.yaml");
-                std::fs::write(&policy, AUDIT_POLICY)?;
-                Program::new(&tools.kube_apiserver)
-                    .args([
-                        flag("etcd-servers", ETCD),
-                        flag("tls-cert-file", pki.certificate("apiserver")),
-                        flag("tls-private-key-file", pki.key("apiserver")),
-                        flag("client-ca-file", pki.authority()),
-                        flag(
-                            "service-account-key-file",
-                            state.join("pki/service-account.pub"),
-                        ),
-                        flag(
-                            "service-account-signing-key-file",
-                            pki.key("service-account"),
-                        ),
-                        flag("audit-log-path", state.join("audit.log")),
-                        flag("audit-policy-file", policy),
-                        flag("advertise-address", NODE_ADDRESS),
-                    ])
-                    .args([
-                        "--audit-log-maxsize=4000",
-                        "--service-account-issuer=https://bed",
-                        "--service-cluster-ip-range=10.96.0.0/16",
-                        "--endpoint-reconciler-type=none",
-                        "--authorization-mode=RBAC",
-                        "--secure-port=6443",
-                        "--bind-address=127.0.0.1",
-                        "--allow-privileged",
-                    ])
-            }
-            Self::ControllerManager => Program::new(&tools.kube_controller_manager)
-                .args([
-                    flag("kubeconfig", kubeconfig(state, self.name())),
-                    flag(
-                        "service-account-private-key-file",
-                        pki.key("service-account"),
-                    ),
-                    flag("root-ca-file", pki.authority()),
-                    flag("controllers", CONTROLLERS),
-                ])
-                .args([
-                    "--leader-elect=false",
-                    "--bind-address=127.0.0.1",
-                    "--kube-api-qps=1000",
-                    "--kube-api-burst=2000",
-                ])
-                .args([
-                    "--concurrent-deployment-syncs=10",
-                    "--concurrent-replicaset-syncs=10",
-                    "--concurrent-service-endpoint-syncs=10",
-                ]),
-            Self::Kubelet => Program::new(std::env::current_exe()?)
-                .args(["kubelet"])
-                .args([
-                    flag("kubeconfig", kubeconfig(state, self.name())),
-                    flag("state", state),
-                ]),
-            Self::Prometheus => {
-                let config = state.join("prometheus.yaml");
-                let user = kubeconfig(state, self.name());
-                let text = PROMETHEUS_CONFIG
-                    .replace(
-                        "${KUBECONFIG}",
-                        user.to_str()
-                            .context("the state folder's path is not UTF-8")?,
-                    )
-                    .replace("${TRAEFIK}", TRAEFIK_METRICS);
-                std::fs::write(&config, text)?;
-                Program::new(&tools.prometheus).args([
-                    flag("config.file", config),
-                    flag("storage.tsdb.path", state.join("prometheus")),
-                    flag(
-                        "web.listen-address",
-                        PROMETHEUS.trim_start_matches("http://"),
-                    ),
-                    flag("log.level", "warn"),
-                ])
-            }
-            Self::Traefik => Program::new(&tools.traefik)
-                .env("KUBECONFIG", kubeconfig(state, self.name()))
-                .args([
-                    flag(
-                        "entrypoints.web.address",
-                        GATEWAY.trim_start_matches("http://"),
-                    ),
-                    flag("entrypoints.metrics.address", TRAEFIK_METRICS),
-                ])
-                .args([
-                    "--metrics.prometheus=true",
-                    "--metrics.prometheus.entrypoint=metrics",
-                    "--metrics.prometheus.addserviceslabels=true",
-                    "--metrics.prometheus.addrouterslabels=true",
-                    "--ping=true",
-                    "--ping.entrypoint=metrics",
-                    "--providers.kubernetesgateway=true",
-                    "--providers.kubernetesgateway.statusaddress.ip=127.0.0.1",
-                    "--providers.providersthrottleduration=100ms",
-                    "--log.level=INFO",
-                    "--global.sendanonymoususage=false",
-                    "--global.checknewversion=false",
-                ]),
+            Self::Etcd => etcd(tools, state),
+            Self::ApiServer => api_server(tools, pki, state)?,
+            Self::ControllerManager => controller_manager(tools, pki, state),
+            Self::Kubelet => kubelet(state)?,
+            Self::Prometheus => prometheus(tools, state)?,
+            Self::Traefik => traefik(tools, state),
         })
     }
 
@@ -233,4 +125,135 @@ fn flag(name: &str, value: impl Into<OsString>) -> OsString {
     let mut flag = OsString::from(format!("--{name}="));
     flag.push(value.into());
     flag
+}
+
+fn etcd(tools: &Tools, state: &Path) -> Program {
+    Program::new(&tools.etcd)
+        .args([flag("data-dir", state.join("etcd"))])
+        .args([
+            flag("listen-client-urls", ETCD),
+            flag("advertise-client-urls", ETCD),
+        ])
+        .args([
+            "--listen-peer-urls=http://127.0.0.1:2380",
+            "--unsafe-no-fsync",
+            "--log-level=warn",
+        ])
+}
+
+fn api_server(tools: &Tools, pki: &Pki, state: &Path) -> Result<Program> {
+    let policy = state.join("audit-policy.yaml");
+    std::fs::write(&policy, AUDIT_POLICY)?;
+    Ok(Program::new(&tools.kube_apiserver)
+        .args([
+            flag("etcd-servers", ETCD),
+            flag("tls-cert-file", pki.certificate("apiserver")),
+            flag("tls-private-key-file", pki.key("apiserver")),
+            flag("client-ca-file", pki.authority()),
+            flag(
+                "service-account-key-file",
+                state.join("pki/service-account.pub"),
+            ),
+            flag(
+                "service-account-signing-key-file",
+                pki.key("service-account"),
+            ),
+            flag("audit-log-path", state.join("audit.log")),
+            flag("audit-policy-file", policy),
+            flag("advertise-address", NODE_ADDRESS),
+        ])
+        .args([
+            "--audit-log-maxsize=4000",
+            "--service-account-issuer=https://bed",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--endpoint-reconciler-type=none",
+            "--authorization-mode=RBAC",
+            "--secure-port=6443",
+            "--bind-address=127.0.0.1",
+            "--allow-privileged",
+        ]))
+}
+
+fn controller_manager(tools: &Tools, pki: &Pki, state: &Path) -> Program {
+    Program::new(&tools.kube_controller_manager)
+        .args([
+            flag(
+                "kubeconfig",
+                kubeconfig(state, Part::ControllerManager.name()),
+            ),
+            flag(
+                "service-account-private-key-file",
+                pki.key("service-account"),
+            ),
+            flag("root-ca-file", pki.authority()),
+            flag("controllers", CONTROLLERS),
+        ])
+        .args([
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            "--kube-api-qps=1000",
+            "--kube-api-burst=2000",
+        ])
+        .args([
+            "--concurrent-deployment-syncs=10",
+            "--concurrent-replicaset-syncs=10",
+            "--concurrent-service-endpoint-syncs=10",
+        ])
+}
+
+fn kubelet(state: &Path) -> Result<Program> {
+    Ok(Program::new(std::env::current_exe()?)
+        .args(["kubelet"])
+        .args([
+            flag("kubeconfig", kubeconfig(state, Part::Kubelet.name())),
+            flag("state", state),
+        ]))
+}
+
+fn prometheus(tools: &Tools, state: &Path) -> Result<Program> {
+    let config = state.join("prometheus.yaml");
+    let user = kubeconfig(state, Part::Prometheus.name());
+    let text = PROMETHEUS_CONFIG
+        .replace(
+            "${KUBECONFIG}",
+            user.to_str()
+                .context("the state folder's path is not UTF-8")?,
+        )
+        .replace("${TRAEFIK}", TRAEFIK_METRICS);
+    std::fs::write(&config, text)?;
+    Ok(Program::new(&tools.prometheus).args([
+        flag("config.file", config),
+        flag("storage.tsdb.path", state.join("prometheus")),
+        flag(
+            "web.listen-address",
+            PROMETHEUS.trim_start_matches("http://"),
+        ),
+        flag("log.level", "warn"),
+    ]))
+}
+
+fn traefik(tools: &Tools, state: &Path) -> Program {
+    Program::new(&tools.traefik)
+        .env("KUBECONFIG", kubeconfig(state, Part::Traefik.name()))
+        .args([
+            flag(
+                "entrypoints.web.address",
+                GATEWAY.trim_start_matches("http://"),
+            ),
+            flag("entrypoints.metrics.address", TRAEFIK_METRICS),
+        ])
+        .args([
+            "--metrics.prometheus=true",
+            "--metrics.prometheus.entrypoint=metrics",
+            "--metrics.prometheus.addserviceslabels=true",
+            "--metrics.prometheus.addrouterslabels=true",
+            "--ping=true",
+            "--ping.entrypoint=metrics",
+            "--providers.kubernetesgateway=true",
+            "--providers.kubernetesgateway.statusaddress.ip=127.0.0.1",
+            "--providers.providersthrottleduration=100ms",
+            "--log.level=INFO",
+            "--global.sendanonymoususage=false",
+            "--global.checknewversion=false",
+        ])
 }

@@ -200,6 +200,8 @@ fn describe_event(event: &DynamicObject) -> Option<String> {
     ))
 }
 
+// An `Option` as the others of its kind give.
+#[allow(clippy::unnecessary_wraps)]
 fn describe_canary(canary: &DynamicObject) -> Option<String> {
     let status = &canary.data["status"];
     let mut line = format!(

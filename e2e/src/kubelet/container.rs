@@ -23,7 +23,7 @@ const EAGER: Duration = Duration::from_millis(100);
 /// First and longest wait before an ended program is started again; doubled each time.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// A program that ran this long starts its back-off anew.
-const HEALTHY_RUN: Duration = Duration::from_secs(60);
+const HEALTHY_RUN: Duration = Duration::from_mins(1);
 
 /// The order to end, and until when.
 #[derive(Debug, Clone, Copy)]
@@ -145,11 +145,10 @@ impl Container {
                         message: format!("{error:#}"),
                     };
                     let _ = reports.send((index, report.clone()));
-                    if pause(BACK_OFF.0, &mut stopped).await {
-                        continue;
-                    } else {
+                    if !pause(BACK_OFF.0, &mut stopped).await {
                         return;
                     }
+                    continue;
                 }
             };
             let began = Instant::now();
@@ -254,17 +253,15 @@ impl Container {
                 .collect()
         };
         let own = words(&self.spec.args);
-        let mut command = match words(&self.spec.command).split_first() {
-            Some((program, rest)) => {
-                let mut command = Command::new(program);
-                command.args(rest);
-                command
-            }
-            None => {
-                let mut command = Command::new(path);
-                command.args(arguments);
-                command
-            }
+        let own_command = words(&self.spec.command);
+        let mut command = if let Some((program, rest)) = own_command.split_first() {
+            let mut command = Command::new(program);
+            command.args(rest);
+            command
+        } else {
+            let mut command = Command::new(path);
+            command.args(arguments);
+            command
         };
         let log = self.kubelet.state.join(format!(
             "logs/pods/{}_{}_{}.log",

@@ -15,7 +15,7 @@ use crate::bed::pki::API_SERVER;
 
 /// Names and values in order; a later one wins.
 pub(super) type Variables = Vec<(String, String)>;
-/// The entries of a ConfigMap or Secret.
+/// The entries of a `ConfigMap` or `Secret`.
 type Entries = Vec<(String, Vec<u8>)>;
 
 /// Fills in `$(NAME)`; `$$(NAME)` stays as `$(NAME)`, and so does a name that is not defined.
@@ -33,7 +33,7 @@ pub(super) fn expand(text: &str, variables: &[(String, String)]) -> String {
         {
             match variables.iter().rev().find(|(known, _)| known == name) {
                 Some((_, value)) => expanded.push_str(value),
-                None => expanded.push_str(&format!("$({name})")),
+                None => expanded.extend(["$(", name, ")"]),
             }
             rest = after;
         } else {
@@ -199,7 +199,7 @@ async fn secret(
         .collect())
 }
 
-/// Writes ConfigMap, Secret and `emptyDir` volumes as folders; `VOLUME_<NAME>` says where each is, since nothing can be mounted.
+/// Writes `ConfigMap`, `Secret` and `emptyDir` volumes as folders; `VOLUME_<NAME>` says where each is, since nothing can be mounted.
 pub(super) async fn volumes(kubelet: &Kubelet, pod: &Pod) -> Result<Variables> {
     let mut variables = Vec::new();
     for volume in pod

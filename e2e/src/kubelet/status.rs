@@ -141,7 +141,7 @@ mod tests {
             },
             Some(1),
         );
-        assert_eq!(phase(&[running.clone()]), "Running");
+        assert_eq!(phase(std::slice::from_ref(&running)), "Running");
         assert_eq!(phase(&[running.clone(), pulling]), "Pending");
         assert_eq!(phase(&[running, crashing]), "Running");
         assert_eq!(

@@ -7,7 +7,7 @@ use crate::bed::Bed;
 use crate::bed::parts::GATEWAY;
 use crate::load::Load;
 
-const ROUTE: &str = r#"
+const ROUTE: &str = r"
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: app}
@@ -18,7 +18,7 @@ spec:
   - backendRefs:
     - {name: stable, port: 80, weight: 80}
     - {name: next, port: 80, weight: 20}
-"#;
+";
 
 /// A deployment of the demo app with its Service.
 fn app(name: &str, version: &str) -> String {
@@ -88,7 +88,7 @@ pub async fn run(bed: &Bed) -> Result<()> {
     );
 
     shop.release("stable", "1.1.0").await?;
-    shop.wait_ready("stable", Duration::from_secs(60)).await?;
+    shop.wait_ready("stable", Duration::from_mins(1)).await?;
     bed.wait(
         "the last pod of 1.0.0 to be out of use",
         Duration::from_secs(10),
