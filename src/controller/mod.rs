@@ -28,6 +28,8 @@ pub use queue::CanaryKey;
 use crate::api::{Canary, CanaryStatus, condition_type};
 use crate::hooks::Hooks;
 use crate::object::{Expect, Object, Write};
+use crate::providers::Providers;
+use crate::providers::http::Timing;
 use crate::rollout::{Decision, Settings, Sibling, Snapshot, Tally, Want, decide};
 use announcer::Announcer;
 use asker::Asker;
@@ -88,6 +90,9 @@ pub enum ControllerError {
     /// No client for webhooks could be made.
     #[error("no HTTP client: {0}")]
     Http(#[source] reqwest::Error),
+    /// No client for metrics backends could be made.
+    #[error("no client for metrics backends: {0}")]
+    Providers(String),
     /// The port is taken, or the address is not ours.
     #[error("can't listen on {0}: {1}; choose another -port or --bind-address")]
     Listen(SocketAddr, #[source] std::io::Error),
@@ -148,6 +153,8 @@ pub async fn run(
         .map_err(|error| ControllerError::Client(Box::new(error)))?;
     let api = KubeApi::new(client);
     let hooks = Hooks::new(user_agent).map_err(ControllerError::Http)?;
+    let providers = Providers::new(Timing::default())
+        .map_err(|error| ControllerError::Providers(error.to_string()))?;
     let telemetry = Arc::new(Telemetry::new(&options.settings.mesh_provider));
     let queue = Arc::new(Queue::default());
     let caches = Caches::new(
@@ -200,10 +207,7 @@ pub async fn run(
         Arc::clone(&telemetry),
         notices.clone(),
     );
-    let metrics = sources::MetricSources::new(
-        Arc::clone(&caches),
-        options.settings.no_cross_namespace_refs,
-    );
+    let metrics = sources::MetricSources::new(Arc::clone(&caches), providers);
     let controller = Arc::new(Controller {
         settings: Arc::new(options.settings.clone()),
         queue: Arc::clone(&queue),

@@ -1,26 +1,54 @@
-//! Where metrics queries go: to the provider that the query names. Secrets are read through the caches, for the provider's address only.
+//! Where metrics queries go: to the backend that the query names. Its Secret is read through the caches when it is needed and goes to the
+//! address that stands beside it in the same template, nowhere else.
 
 use super::cache::Caches;
 use super::queue::CanaryKey;
-use crate::analysis::{Measurement, MetricQuery};
+use crate::analysis::{Measurement, MetricQuery, SecretName};
+use crate::object::{Reading, kinds};
+use crate::providers::{Credentials, Providers};
+use jiff::Timestamp;
 use std::sync::Arc;
 
 /// Answers metrics queries.
 pub struct MetricSources {
-    #[allow(dead_code, reason = "read once providers are here")]
     caches: Arc<Caches>,
+    providers: Providers,
 }
 
 impl MetricSources {
-    /// Reads secrets through `caches`.
+    /// Reads Secrets through `caches`.
     #[must_use]
-    pub fn new(caches: Arc<Caches>, _no_cross_namespace_refs: bool) -> Self {
-        Self { caches }
+    pub fn new(caches: Arc<Caches>, providers: Providers) -> Self {
+        Self { caches, providers }
     }
 
-    /// Asks the query's provider.
-    #[allow(clippy::unused_async, reason = "providers are asked over the network")]
-    pub async fn measure(&self, _canary: &CanaryKey, _query: &MetricQuery) -> Measurement {
-        Measurement::Error("metrics providers have not come yet".to_owned())
+    /// Asks the query's backend.
+    pub async fn measure(&self, canary: &CanaryKey, query: &MetricQuery) -> Measurement {
+        let credentials = match &query.provider.secret {
+            None => None,
+            Some(secret) => match self.credentials(canary, secret).await {
+                Ok(credentials) => Some(credentials),
+                Err(why) => return Measurement::Error(why),
+            },
+        };
+        self.providers
+            .measure(query, credentials, Timestamp::now())
+            .await
+    }
+
+    async fn credentials(
+        &self,
+        canary: &CanaryKey,
+        secret: &SecretName,
+    ) -> Result<Credentials, String> {
+        let name = kinds::SECRET.named(&secret.namespace, &secret.name);
+        match self.caches.object(canary, &name).await {
+            Ok(Reading::Present(secret)) => Credentials::of(&secret),
+            Ok(Reading::Absent) => Err(format!(
+                "{name} not found; the template names it as secretRef"
+            )),
+            Ok(Reading::Unknown(why)) => Err(format!("{name} can't be read: {why}")),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }

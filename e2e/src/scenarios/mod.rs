@@ -1,5 +1,6 @@
 //! The stories that are told on a bed, and the table of them.
 mod gateway_splits;
+mod serin_starts;
 
 use anyhow::Result;
 use futures::future::LocalBoxFuture;
@@ -37,12 +38,20 @@ macro_rules! scenario {
 }
 
 /// Every scenario.
-pub const ALL: &[Scenario] = &[scenario!(
-    Shared,
-    "gateway-splits",
-    gateway_splits::run,
-    "an HTTPRoute of 80 to 20 splits real traffic like that, and nothing is lost"
-)];
+pub const ALL: &[Scenario] = &[
+    scenario!(
+        Shared,
+        "gateway-splits",
+        gateway_splits::run,
+        "an HTTPRoute of 80 to 20 splits real traffic like that, and nothing is lost"
+    ),
+    scenario!(
+        Shared,
+        "serin-starts",
+        serin_starts::run,
+        "the controller starts, tells an odd Canary what is wrong with it, and stops with 0 on SIGTERM"
+    ),
+];
 
 /// The scenarios of these names, all if none is named.
 pub fn select(names: &[String]) -> Result<Vec<&'static Scenario>> {
