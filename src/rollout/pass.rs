@@ -124,6 +124,10 @@ impl<'a> Pass<'a> {
             self.status.last_transition_time = Some(self.now);
         } else {
             writes.extend(self.finalizer_write());
+            // What is only half decided, an answer being awaited, is told when it is done.
+            self.announcements
+                .retain(|told| TOLD_WITH_WRITES.contains(&told.reason));
+            self.tallies.clear();
         }
         let wants = self.snapshot.take_missing();
         Decision {
@@ -624,6 +628,17 @@ impl<'a> Pass<'a> {
         let Some(run) = self.run_ref().cloned() else {
             return;
         };
+        if run.stage == Stage::ScalingUp.as_str()
+            && split_of(&run).canary > Weight::NONE
+            && view.serves(Side::Primary)
+        {
+            // The run began after a failed promotion; what was promoted before serves again, and nothing of this revision is judged yet.
+            self.status.canary_weight = 0;
+            return self.with_run(|run| {
+                run.diverted = false;
+                run.weights = Some(weights(Split::PRIMARY));
+            });
+        }
         match view.readiness(Side::Canary, run.started_at) {
             Readiness::Ready => {}
             Readiness::Failed { message } => return self.fail_unready(view, &message),
@@ -642,6 +657,13 @@ impl<'a> Pass<'a> {
         }
         if self.canary.spec.skip_analysis() {
             return self.start_promotion(view);
+        }
+        if run.step == 0
+            && run.stage == Stage::ScalingUp.as_str()
+            && view.router.capabilities().weights
+            && !view.serves(Side::Canary)
+        {
+            return self.hold_for_canary(view, &run, "no ready endpoints");
         }
         if self.status.failed_checks >= self.canary.spec.analysis.threshold() {
             return self.threshold_reached(view, "spec.analysis.threshold was lowered");
@@ -685,10 +707,12 @@ impl<'a> Pass<'a> {
                 );
             }
         }
-        if run.pre_rollout_passed {
-            self.check_analysis(view, run, round);
-        } else {
-            self.check_pre_rollout(view, round);
+        let untouched = run.step == 0 && split_of(run) == Split::PRIMARY;
+        match (run.pre_rollout_passed, untouched) {
+            (false, _) => self.check_pre_rollout(view, round),
+            // Held by a gate before the first traffic: there is nothing to measure yet.
+            (true, true) => self.advance(view, round, Vec::new()),
+            (true, false) => self.check_analysis(view, run, round),
         }
     }
 
@@ -724,9 +748,34 @@ impl<'a> Pass<'a> {
                     );
                 }
                 self.tell_passed("Pre-rollout", &hooks);
+                self.with_run(|run| run.pre_rollout_passed = true);
+                if self
+                    .run_ref()
+                    .is_some_and(|run| split_of(run) != Split::PRIMARY)
+                {
+                    // The canary has traffic from the start: it is measured before anything else.
+                    return self.measure_first();
+                }
                 self.advance(view, round, Vec::new());
             }
         }
+    }
+
+    /// Begins the analysis with the traffic that the canary has.
+    fn measure_first(&mut self) {
+        let (now, next) = (self.now, self.after(self.interval()));
+        self.with_run(|run| {
+            run.stage = Stage::Analysing.as_str().to_owned();
+            run.checks += 1;
+            run.step_started_at = Some(now);
+            run.next_check_at = next;
+            run.no_data_since = None;
+            clear_wait(run);
+            run.message = Some(
+                "The primary can't serve, so the canary is judged with all of the traffic."
+                    .to_owned(),
+            );
+        });
     }
 
     fn check_analysis(&mut self, view: &View<'a>, run: &Run, round: &Round) {
@@ -785,6 +834,7 @@ impl<'a> Pass<'a> {
 
     /// All checks of the round passed: go through the gates and take the next step of the strategy.
     fn advance(&mut self, view: &View<'a>, round: &Round, judged: Vec<Judged>) {
+        self.end_silence();
         let Some(run) = self.run_ref().cloned() else {
             return;
         };
@@ -792,7 +842,9 @@ impl<'a> Pass<'a> {
         let weighted = view.router.capabilities().weights;
         match self.strategy(view) {
             Strategy::Canary => {
-                if !self.gate_passed(view, round, HookType::ConfirmTrafficIncrease) {
+                // A run that waits for its promotion has had its last increase.
+                let increases = self.status.phase != Phase::WaitingPromotion;
+                if increases && !self.gate_passed(view, round, HookType::ConfirmTrafficIncrease) {
                     return;
                 }
                 let present = split_of(&run).canary;
@@ -852,15 +904,15 @@ impl<'a> Pass<'a> {
                         done + 1
                     );
                     self.status.iterations = done + 1;
-                    self.take_step(
-                        view,
+                    let split = if view.is_dark(Side::Primary) {
+                        Split::CANARY
+                    } else {
                         Split {
                             canary: Weight::NONE,
                             mirrored: mirror,
-                        },
-                        judged,
-                        text,
-                    );
+                        }
+                    };
+                    self.take_step(view, split, judged, text);
                 } else if done == all && weighted {
                     if !self.gate_passed(view, round, HookType::ConfirmPromotion) {
                         return;
@@ -922,7 +974,7 @@ impl<'a> Pass<'a> {
             run.checks += 1;
             run.next_check_at = next;
             run.no_data_since = None;
-            clear_wait(run);
+            end_wait(run);
             run.recent_checks.push(false);
             let surplus = run.recent_checks.len().saturating_sub(window.max(1));
             run.recent_checks.drain(..surplus);
@@ -978,6 +1030,31 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// A round that passed forgives also while a gate holds the next step; the next round is then a new one. Where there is nothing to
+    /// forgive nothing is written, however long the gate stays closed.
+    fn forgive_at_gate(&mut self) {
+        let forgives = self.canary.spec.analysis.failure_mode() != FailureMode::Cumulative;
+        if !forgives || self.status.failed_checks == 0 {
+            return;
+        }
+        self.passed_round();
+        let next = self.after(self.interval());
+        self.with_run(|run| run.next_check_at = next);
+    }
+
+    /// Data came back.
+    fn end_silence(&mut self) {
+        self.with_run(|run| {
+            if run.no_data_since.take().is_none() {
+                return;
+            }
+            match gate_of(run).map(gate_text) {
+                Some(text) => run.message = Some(text),
+                None => clear_wait(run),
+            }
+        });
+    }
+
     fn gate_passed(&mut self, view: &View<'a>, round: &Round, kind: HookType) -> bool {
         let promotion = kind == HookType::ConfirmPromotion;
         let label = if promotion {
@@ -1013,17 +1090,18 @@ impl<'a> Pass<'a> {
                     cause.clone(),
                 );
                 self.begin_rollback(view, Stage::RollingBack, cause);
+            } else {
+                self.forgive_at_gate();
             }
             return false;
         }
+        self.forgive_at_gate();
         let (now, deadline) = (self.now, self.gate_deadline(self.now));
         self.with_run(|run| {
             run.waiting_since = Some(now);
             run.waiting_for = Some(waiting_for);
             run.deadline_at = deadline;
-            run.message = Some(format!(
-                "The gate {hook} is closed; the checks go on, the traffic stays as it is."
-            ));
+            run.message = Some(gate_text(&hook));
         });
         if promotion {
             self.status.phase = Phase::WaitingPromotion;
@@ -1153,16 +1231,19 @@ impl<'a> Pass<'a> {
             return self.begin_rollback(view, Stage::RollingBack, cause);
         }
         let message = format!("Waiting for {what}: {why}");
+        let at_gate = self.run_ref().is_some_and(|run| gate_of(run).is_some());
         let known = self.run_ref().is_some_and(|run| {
-            run.no_data_since.is_some() && run.waiting_for.as_deref() == Some(what)
+            run.no_data_since.is_some() && (at_gate || run.waiting_for.as_deref() == Some(what))
         });
         if !known {
             self.with_run(|run| {
                 run.no_data_since = Some(since);
-                run.waiting_since = Some(since);
-                run.waiting_for = Some(what.to_owned());
-                run.deadline_at = end;
                 run.message = Some(message);
+                if !at_gate {
+                    run.waiting_since = Some(since);
+                    run.waiting_for = Some(what.to_owned());
+                    run.deadline_at = end;
+                }
             });
             self.tell(Severity::Warn, "NoData", why.to_owned());
         }
@@ -1248,6 +1329,9 @@ impl<'a> Pass<'a> {
     fn begin_rollback(&mut self, view: &View<'a>, stage: Stage, cause: String) {
         let to_primary = !view.is_dark(Side::Primary) || view.is_dark(Side::Canary);
         let now = self.now;
+        if self.status.phase == Phase::WaitingPromotion {
+            self.status.phase = Phase::Progressing;
+        }
         self.with_run(|run| {
             run.stage = stage.as_str().to_owned();
             run.mirrored = false;
@@ -1935,9 +2019,27 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// Reasons of announcements that go with writes rather than with a change of the status.
+const TOLD_WITH_WRITES: [&str; 2] = ["RouteDrift", "Terminated"];
 const WAIT_CANARY: &str = "the canary to become ready";
 const WAIT_PRIMARY: &str = "the primary to become ready";
 const HELD_TEXT: &str = "Promotion failed; the canary keeps the traffic and the primary gets back the revision that was promoted before.";
+
+fn gate_text(hook: &str) -> String {
+    format!("The gate {hook} is closed; the checks go on, the traffic stays as it is.")
+}
+
+/// The closed gate that a run stands at.
+fn gate_of(run: &Run) -> Option<&str> {
+    run.waiting_for.as_deref()?.strip_prefix("gate ")
+}
+
+/// Ends a wait that a check has answered; a gate stays closed whatever checks say, and its time runs on.
+fn end_wait(run: &mut Run) {
+    if gate_of(run).is_none() {
+        clear_wait(run);
+    }
+}
 
 fn clear_wait(run: &mut Run) {
     run.waiting_since = None;
