@@ -24,3 +24,7 @@ pub use stage::Stage;
 pub fn decide(snapshot: &Snapshot) -> Decision {
     pass::decide(snapshot)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,277 @@
+//! What a run waits for, how long, and what counts as a failed check.
+
+use super::*;
+
+/// What a metric answered, and what becomes of the run: failed checks, and whether it waits for data.
+#[test]
+fn a_failed_check_no_data_and_no_answer_are_three_things() {
+    let table = [
+        (Measurement::Value(99.5), "Passed", 0, false),
+        (Measurement::Value(90.0), "Failed", 1, false),
+        (
+            Measurement::NoData("no series".to_owned()),
+            "NoData",
+            0,
+            true,
+        ),
+        (Measurement::Error("503".to_owned()), "Error", 0, true),
+    ];
+    for (answer, verdict, failed_checks, waits) in table {
+        let mut cluster = progressing(MEASURED);
+        cluster.advance(1);
+        assert_eq!(cluster.split(), Some((80, 20)));
+        cluster
+            .answer_metric(SUCCESS_RATE, answer.clone())
+            .advance(10);
+        let status = cluster.status();
+        let run = status.run.clone().unwrap();
+        assert_eq!(status.metrics[0].verdict.as_str(), verdict);
+        assert_eq!(status.failed_checks, failed_checks, "{answer:?}");
+        assert_eq!(run.no_data_since.is_some(), waits, "{answer:?}");
+        assert_eq!(
+            run.waiting_for.as_deref() == Some("metric request-success-rate"),
+            waits
+        );
+        let moved = verdict == "Passed";
+        assert_eq!(cluster.split() == Some((60, 40)), moved, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_hook_that_can_not_be_reached_is_no_failed_check() {
+    let table = [
+        (HookAnswer::Passed, 0, false),
+        (refused(), 1, false),
+        (unreachable(), 0, true),
+    ];
+    for kind in ["pre-rollout", "rollout"] {
+        for (answer, failed_checks, waits) in table.clone() {
+            let mut cluster =
+                initialised(&with_hooks("stepWeight: 20", &[&format!("{kind} test")]));
+            cluster.answer_hook("test", answer.clone());
+            cluster.deploy("podinfo:2").advance(12);
+            let status = cluster.status();
+            let one_more = i64::from(kind == "pre-rollout" && failed_checks > 0);
+            // The pre-rollout hook is asked at once, so it has refused twice by now; two are the threshold.
+            if one_more > 0 {
+                assert_ne!(status.phase, Phase::Succeeded);
+                assert_eq!(
+                    cluster.times_told("pre-rollout check test failed not yet"),
+                    2
+                );
+                continue;
+            }
+            assert_eq!(status.failed_checks, failed_checks, "{kind} {answer:?}");
+            assert_eq!(
+                status.run.unwrap().no_data_since.is_some(),
+                waits,
+                "{kind} {answer:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn data_that_come_back_end_the_wait() {
+    let mut cluster = progressing(MEASURED);
+    cluster.answer_metric(SUCCESS_RATE, Measurement::NoData("no series".to_owned()));
+    cluster.advance(35);
+    assert_eq!(cluster.split(), Some((80, 20)));
+    cluster.answer_metric(SUCCESS_RATE, Measurement::Value(100.0));
+    cluster.advance(10);
+    assert_eq!(cluster.split(), Some((60, 40)));
+    assert_eq!(cluster.status().run.unwrap().no_data_since, None);
+}
+
+#[test]
+fn without_data_beyond_the_deadline_the_run_ends_on_the_safe_side() {
+    let mut cluster = initialised(
+        "{interval: 10s, threshold: 2, stepWeight: 20, noDataDeadline: 45s, \
+         metrics: [{name: request-success-rate, interval: 1m, thresholdRange: {min: 99}}]}",
+    );
+    cluster.answer_metric(SUCCESS_RATE, Measurement::Error("503".to_owned()));
+    cluster.deploy("podinfo:2").advance(40);
+    assert_eq!(cluster.phase(), Phase::Progressing);
+    cluster.advance(20);
+    assert_eq!(cluster.phase(), Phase::Failed);
+    assert_eq!(cluster.split(), Some((100, 0)));
+    assert_eq!(cluster.replicas("podinfo"), 0);
+    assert_eq!(cluster.times_told("Nothing could be measured for 45s"), 1);
+    assert_eq!(cluster.outcomes(), ["RolledBack"]);
+}
+
+/// Each gate, with and without a longest stay.
+#[test]
+fn a_gate_waits_for_ever_or_until_its_timeout() {
+    for (kind, closed, ended) in [
+        ("confirm-rollout", Phase::Waiting, Phase::Failed),
+        (
+            "confirm-traffic-increase",
+            Phase::Progressing,
+            Phase::Failed,
+        ),
+        ("confirm-promotion", Phase::WaitingPromotion, Phase::Failed),
+    ] {
+        for (timeout, expected) in [("", closed), (", gateTimeout: 5m", ended)] {
+            let analysis = with_hooks(
+                &format!("stepWeight: 50{timeout}"),
+                &[&format!("{kind} gate")],
+            );
+            let mut cluster = initialised(&analysis);
+            cluster.answer_hook("gate", refused());
+            cluster.deploy("podinfo:2").advance(250);
+            assert_eq!(cluster.phase(), closed, "{kind} {timeout}");
+            let run = cluster.status().run.unwrap();
+            assert_eq!(run.waiting_for.as_deref(), Some("gate gate"));
+            assert!(run.waiting_since.is_some());
+            cluster.advance(150);
+            assert_eq!(cluster.phase(), expected, "{kind} {timeout}");
+            if expected == Phase::Failed {
+                assert_eq!(cluster.split(), Some((100, 0)), "{kind}");
+                assert_eq!(cluster.replicas("podinfo"), 0, "{kind}");
+                assert!(cluster.has_told("beyond spec.analysis.gateTimeout"));
+                assert_eq!(
+                    cluster.outcomes().len(),
+                    1,
+                    "{kind}: {:?}",
+                    cluster.outcomes()
+                );
+            }
+        }
+    }
+}
+
+/// Answers of one check each (`f`ailed, `p`assed), and after how many of them the run has failed.
+#[test]
+fn failure_modes_count_in_their_own_way() {
+    let table = [
+        // Flagger's way: a good check forgives nothing.
+        ("cumulative", "fpf", Some(3)),
+        ("consecutive", "fpfpff", Some(6)),
+        ("consecutive", "fpfpfp", None),
+        ("window, failureWindow: 3", "fppfppf", None),
+        ("window, failureWindow: 3", "fppfpf", Some(6)),
+    ];
+    for (mode, answers, expected) in table {
+        let mut cluster = progressing(&format!(
+            "{{interval: 10s, threshold: 2, stepWeight: 1, failureMode: {mode}, \
+             metrics: [{{name: request-success-rate, interval: 1m, thresholdRange: {{min: 99}}}}]}}"
+        ));
+        cluster.advance(1);
+        let mut failed_after = None;
+        for (position, answer) in answers.chars().enumerate() {
+            let value = if answer == 'f' { 90.0 } else { 100.0 };
+            cluster
+                .answer_metric(SUCCESS_RATE, Measurement::Value(value))
+                .advance(10);
+            if cluster.has_told("failed checks threshold reached") && failed_after.is_none() {
+                failed_after = Some(position + 1);
+            }
+        }
+        assert_eq!(failed_after, expected, "{mode} {answers}");
+    }
+}
+
+#[test]
+fn a_threshold_that_is_lowered_in_mid_run_counts_at_once() {
+    let mut cluster = initialised(&MEASURED.replace("threshold: 2", "threshold: 5"));
+    cluster.deploy("podinfo:2").run_until_calm();
+    cluster.answer_metric(SUCCESS_RATE, Measurement::Value(90.0));
+    cluster.advance(25);
+    assert_eq!(cluster.status().failed_checks, 2);
+    cluster.edit_canary(|spec| spec["analysis"]["threshold"] = json!(2));
+    cluster.run_until_calm();
+    assert!(cluster.has_told("Rolling back podinfo.test failed checks threshold reached 2"));
+    cluster.run_until(Phase::Failed);
+}
+
+#[test]
+fn step_weights_that_are_edited_in_mid_run_go_on_from_where_the_traffic_is() {
+    // In Flagger a weight that is not in the list jumps to 100 (9.2 A7).
+    let mut cluster = progressing("{interval: 10s, threshold: 2, stepWeights: [10, 20, 30]}");
+    cluster.advance(1);
+    assert_eq!(cluster.split(), Some((90, 10)));
+    cluster.edit_canary(|spec| spec["analysis"]["stepWeights"] = json!([5, 15, 50]));
+    cluster.from_here();
+    cluster.run_until(Phase::Succeeded);
+    assert_eq!(cluster.splits, [(90, 10), (85, 15), (50, 50), (100, 0)]);
+}
+
+#[test]
+fn an_interval_that_is_changed_in_mid_run_takes_one_step_per_interval() {
+    // In Flagger two ticks of one canary can run at once (9.2 A16).
+    let mut cluster = progressing("{interval: 1m, threshold: 2, stepWeight: 10}");
+    cluster.advance(1);
+    assert_eq!(cluster.split(), Some((90, 10)));
+    cluster.edit_canary(|spec| spec["analysis"]["interval"] = json!("10s"));
+    cluster.advance(60);
+    assert_eq!(
+        cluster.split(),
+        Some((80, 20)),
+        "the step that is under way keeps its time"
+    );
+    cluster.advance(30);
+    assert_eq!(cluster.split(), Some((50, 50)));
+    cluster.edit_canary(|spec| spec["analysis"]["interval"] = json!("5m"));
+    cluster.advance(10);
+    assert_eq!(cluster.split(), Some((40, 60)));
+    cluster.advance(290);
+    assert_eq!(cluster.split(), Some((40, 60)));
+}
+
+#[test]
+fn each_check_is_made_once_per_interval() {
+    let mut cluster = initialised(&with_hooks("stepWeight: 1", &["rollout load"]));
+    cluster.deploy("podinfo:2").advance(1);
+    cluster.from_here();
+    cluster.advance(100);
+    assert_eq!(cluster.called.len(), 10);
+}
+
+#[test]
+fn a_route_that_is_never_accepted_ends_the_run_on_the_safe_side() {
+    let mut cluster = initialised(STEPS);
+    cluster
+        .gateway_is_silent()
+        .deploy("podinfo:2")
+        .run_until_calm();
+    assert_eq!(cluster.split(), Some((80, 20)));
+    cluster.advance(30);
+    assert_eq!(
+        cluster.split(),
+        Some((80, 20)),
+        "no step before the route is applied"
+    );
+    assert_eq!(
+        cluster.status().run.unwrap().waiting_for.as_deref(),
+        Some("the route to be applied")
+    );
+    cluster.advance(300);
+    assert_eq!(cluster.phase(), Phase::Failed);
+    assert_eq!(cluster.split(), Some((100, 0)));
+}
+
+#[test]
+fn a_canary_that_loses_its_pods_loses_its_traffic_at_once_and_gets_it_back() {
+    let mut cluster = progressing(STEPS);
+    cluster.advance(1);
+    assert_eq!(cluster.split(), Some((80, 20)));
+    cluster.pods("podinfo", Pods::Dead).run_until_calm();
+    assert_eq!(cluster.split(), Some((100, 0)));
+    assert_eq!(cluster.phase(), Phase::Progressing);
+    cluster.advance(5);
+    cluster.pods_ready("podinfo").run_until_calm();
+    assert_eq!(cluster.split(), Some((80, 20)));
+    assert_eq!(cluster.status().failed_checks, 0);
+    cluster.run_until(Phase::Succeeded);
+}
+
+#[test]
+fn a_primary_that_loses_its_pods_in_mid_run_sends_no_request_into_the_void() {
+    let mut cluster = progressing(STEPS);
+    cluster.advance(1);
+    cluster.endpoints("podinfo-primary", 0).run_until_calm();
+    assert_eq!(cluster.split(), Some((0, 100)));
+    cluster.endpoints("podinfo-primary", 2).run_until_calm();
+    assert_eq!(cluster.split(), Some((80, 20)));
+}
