@@ -44,6 +44,9 @@ use crate::tools::{Tools, project_root};
 const PART_PATIENCE: Duration = Duration::from_mins(2);
 /// How often a condition is looked at while waiting for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Good answers in a row that show every backend with at least 5 % of the traffic to be known to the gateway, whose split is
+/// round robin.
+const SERVED_IN_A_ROW: usize = 40;
 /// Who the bed is to the API server's field ownership.
 const FIELD_MANAGER: &str = "bed";
 
@@ -516,23 +519,26 @@ impl Bed {
             .transpose()
     }
 
-    /// Waits until the gateway answers a host's requests well.
+    /// Waits until the gateway answers a host's requests well: many in a row, because it may know one backend of a
+    /// split before the other.
     pub async fn wait_served(&self, host: &str, timeout: Duration) -> Result<()> {
         self.wait(
             &format!("{host} to be served through the gateway"),
             timeout,
             async || {
-                let answer = self
-                    .http
-                    .get(parts::GATEWAY)
-                    .header("host", host)
-                    .send()
-                    .await?;
-                anyhow::ensure!(
-                    answer.status().is_success(),
-                    "the gateway answered {}",
-                    answer.status()
-                );
+                for _ in 0..SERVED_IN_A_ROW {
+                    let answer = self
+                        .http
+                        .get(parts::GATEWAY)
+                        .header("host", host)
+                        .send()
+                        .await?;
+                    anyhow::ensure!(
+                        answer.status().is_success(),
+                        "the gateway answered {}",
+                        answer.status()
+                    );
+                }
                 Ok(Some(()))
             },
         )
