@@ -1,6 +1,9 @@
 //! The stories that are told on a bed, and the table of them.
+mod economy;
 mod gateway_splits;
+mod rollouts;
 mod serin_starts;
+pub mod shop;
 
 use anyhow::Result;
 use futures::future::LocalBoxFuture;
@@ -46,10 +49,76 @@ pub const ALL: &[Scenario] = &[
         "an HTTPRoute of 80 to 20 splits real traffic like that, and nothing is lost"
     ),
     scenario!(
-        Shared,
+        Alone,
         "serin-starts",
         serin_starts::run,
         "the controller starts, tells an odd Canary what is wrong with it, and stops with 0 on SIGTERM"
+    ),
+    scenario!(
+        Shared,
+        "good-release",
+        rollouts::good_release,
+        "a good release is promoted with the weights that were asked for, and no request fails"
+    ),
+    scenario!(
+        Shared,
+        "bad-release",
+        rollouts::bad_release,
+        "a release with 5 % errors is rolled back; only the canary's own answers failed"
+    ),
+    scenario!(
+        Shared,
+        "never-ready",
+        rollouts::never_ready,
+        "pods that never become ready fail the run after its deadline, and no request is lost"
+    ),
+    scenario!(
+        Shared,
+        "change-of-mind",
+        rollouts::change_of_mind,
+        "a newer revision in mid-run restarts the analysis and is the one that is promoted"
+    ),
+    scenario!(
+        Shared,
+        "edited-route",
+        rollouts::edited_route,
+        "weights edited by hand are put back within a second, and an event names the editor"
+    ),
+    scenario!(
+        Shared,
+        "deleted-primary",
+        rollouts::deleted_primary,
+        "a deleted primary is rebuilt from the promoted revision, not from the target"
+    ),
+    scenario!(
+        Shared,
+        "sudden-death",
+        rollouts::sudden_death,
+        "pods that die at once lose nothing, since weights, applied and drained come first"
+    ),
+    scenario!(
+        Alone,
+        "killed-controller",
+        rollouts::killed_controller,
+        "a controller killed ten times in one rollout takes each step once and loses nothing"
+    ),
+    scenario!(
+        Alone,
+        "no-metrics",
+        rollouts::no_metrics,
+        "a run waits while Prometheus is gone, and goes on when it is back"
+    ),
+    scenario!(
+        Alone,
+        "api-budget",
+        economy::api_budget,
+        "an idle canary makes no request, a rollout of five steps at most 30"
+    ),
+    scenario!(
+        Alone,
+        "reaction",
+        economy::reaction,
+        "a new revision is acted on within a second, 99 times of 100"
     ),
 ];
 

@@ -1,0 +1,140 @@
+//! What Serin costs the API server and how fast it is, counted from the audit log and by the clock.
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use futures::StreamExt;
+use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::json;
+
+use super::shop::{self, PATIENCE, Plan, Shop};
+use crate::bed::Bed;
+use crate::bed::audit::{Audit, Request};
+
+/// Watches are how Serin sees, and a lease is how it is alone; neither counts as work.
+fn is_work(request: &Request) -> bool {
+    request.verb != "watch" && request.resource != "leases"
+}
+
+fn work(audit: &Audit) -> Audit {
+    Audit {
+        requests: audit
+            .of_user("serin")
+            .requests
+            .into_iter()
+            .filter(is_work)
+            .collect(),
+    }
+}
+
+/// An idle canary makes no request in a minute; a failed one neither; a rollout of five steps makes at most 30.
+pub async fn api_budget(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let plan = Plan {
+        analysis: json!({"threshold": 2, "stepWeight": 20, "maxWeight": 100}),
+        rate: 50.0,
+        ..Plan::default()
+    };
+    let shop = Shop::open(bed, "api-budget", plan).await?;
+    settle(bed).await?;
+    let mark = bed.audit_mark()?;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let idle = work(&bed.audit_since(mark)?);
+    ensure!(
+        idle.requests.is_empty(),
+        "an idle canary makes no request, but:\n{idle}"
+    );
+
+    let mark = bed.audit_mark()?;
+    shop.release("1.1.0").await?;
+    shop.wait_phase("Succeeded").await?;
+    settle(bed).await?;
+    let rollout = work(&bed.audit_since(mark)?);
+    println!("        a rollout of five steps:\n{rollout}");
+    ensure!(
+        rollout.requests.len() <= 30,
+        "a rollout of five steps makes 30 requests at most, but:\n{rollout}"
+    );
+
+    shop.release_with("1.2.0", &[("ERROR_RATE", "0.5")]).await?;
+    shop.wait_phase("Failed").await?;
+    settle(bed).await?;
+    let mark = bed.audit_mark()?;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let failed = work(&bed.audit_since(mark)?);
+    ensure!(
+        failed.requests.is_empty(),
+        "a failed canary makes no request, but:\n{failed}"
+    );
+    Ok(())
+}
+
+/// Waits until Serin made no request for three seconds.
+async fn settle(bed: &Bed) -> Result<()> {
+    let mut mark = bed.audit_mark()?;
+    let mut since = Instant::now();
+    bed.wait("Serin to come to rest", PATIENCE, async || {
+        if !work(&bed.audit_since(mark)?).requests.is_empty() {
+            mark = bed.audit_mark()?;
+            since = Instant::now();
+        }
+        Ok((since.elapsed() > Duration::from_secs(3)).then_some(()))
+    })
+    .await
+}
+
+/// A new revision is acted on within a second of the Deployment's change, 99 times of 100.
+pub async fn reaction(bed: &Bed) -> Result<()> {
+    const TRIES: usize = 100;
+    shop::serin(bed).await?;
+    let plan = Plan {
+        // Nothing ever becomes of these runs: each is overtaken by the next revision.
+        analysis: json!({"interval": "60s", "threshold": 2, "stepWeight": 20, "maxWeight": 60, "metrics": []}),
+        rate: 0.0,
+        replicas: 1,
+        ..Plan::default()
+    };
+    let shop = Shop::open(bed, "reaction", plan).await?;
+    let canaries = bed
+        .api_of("flagger.app/v1beta1", "Canary", shop.namespace.name())
+        .await?;
+    let mut changes = watcher(canaries, watcher::Config::default())
+        .applied_objects()
+        .boxed();
+    let mut seen = shop.status().await?["lastAppliedSpec"].clone();
+    let mut times = Vec::with_capacity(TRIES);
+    for number in 0..TRIES {
+        let patch = json!({"spec": {"template": {"metadata": {"annotations": {"try": number.to_string()}}}}});
+        shop.namespace
+            .patch("apps/v1", "Deployment", "app", &patch)
+            .await?;
+        let changed = Instant::now();
+        let acted = tokio::time::timeout(Duration::from_secs(20), async {
+            while let Some(canary) = changes.next().await {
+                let now = canary?.data["status"]["lastAppliedSpec"].clone();
+                if now != seen && now.is_string() {
+                    seen = now;
+                    break;
+                }
+            }
+            anyhow::Ok(())
+        })
+        .await;
+        acted.map_err(|_| anyhow::anyhow!("revision {number} was not acted on within 20 s"))??;
+        times.push(changed.elapsed());
+    }
+    times.sort();
+    let within = times
+        .iter()
+        .filter(|time| **time <= Duration::from_secs(1))
+        .count();
+    println!(
+        "        {within} of {TRIES} within 1 s; median {:?}, slowest {:?}",
+        times[TRIES / 2],
+        times[TRIES - 1]
+    );
+    ensure!(
+        within >= 99,
+        "only {within} of {TRIES} revisions were acted on within a second: {times:?}"
+    );
+    Ok(())
+}

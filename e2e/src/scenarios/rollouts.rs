@@ -1,0 +1,367 @@
+//! The main job, told with visitors in the shop: good and bad releases, changes of mind, and what people do to a cluster meanwhile.
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+
+use super::shop::{self, INTERVAL, PATIENCE, Plan, Shop, flawless, only_failed};
+use crate::bed::Bed;
+use crate::bed::parts::Part;
+
+/// (a) A good release is promoted with the weights that were asked for, and no request fails.
+pub async fn good_release(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let shop = Shop::open(bed, "good-release", Plan::default()).await?;
+    shop.release("1.1.0").await?;
+    for weight in [20, 40, 60] {
+        shop.wait_weight(weight).await?;
+        // The gateway applies within a moment; the rest of the step has the split that was asked for.
+        let settled = shop.load()?.mark();
+        let share = weight as f64 / 100.0;
+        bed.wait(
+            &format!("a measured split of {weight} %"),
+            Duration::from_secs(20),
+            async || {
+                let recent = shop.load()?.report_between(settled, shop.load()?.mark());
+                let recent_second = shop
+                    .load()?
+                    .report_since(shop.load()?.mark_ago(Duration::from_secs(1)));
+                Ok((recent.answered() > 200
+                    && recent_second.split_within("1.1.0", share, 4.0).is_ok())
+                .then_some(()))
+            },
+        )
+        .await?;
+    }
+    let canary = shop.wait_phase("Succeeded").await?;
+    ensure!(
+        shop.image("app-primary").await? == "serin-demo-app:1.1.0",
+        "the primary runs the release"
+    );
+    ensure!(
+        shop.replicas("app").await? == 0,
+        "the target is scaled to zero"
+    );
+    ensure!(
+        canary.data["status"]["canaryWeight"] == 0,
+        "{}",
+        canary.data["status"]
+    );
+    ensure!(
+        shop.route().await? == (100, 0),
+        "all traffic is on the primary"
+    );
+    shop.wait_only("1.1.0").await?;
+    flawless(&shop.close().await?)
+}
+
+/// (b) A release with 5 % errors is rolled back; only the canary's own answers failed.
+pub async fn bad_release(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let shop = Shop::open(bed, "bad-release", Plan::default()).await?;
+    shop.release_with("1.2.0", &[("ERROR_RATE", "0.05")])
+        .await?;
+    let canary = shop.wait_phase("Failed").await?;
+    ensure!(
+        shop.image("app-primary").await? == "serin-demo-app:1.0.0",
+        "the primary is what it was"
+    );
+    ensure!(
+        shop.route().await? == (100, 0),
+        "all traffic is on the primary"
+    );
+    let cause = canary.data["status"]["history"][0]["cause"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    ensure!(
+        cause.contains("success rate"),
+        "the cause names what was measured: {cause:?}"
+    );
+    shop.wait_only("1.0.0").await?;
+    let report = shop.close().await?;
+    ensure!(
+        report.failed_of("1.2.0") > 0,
+        "the bad release did fail requests"
+    );
+    only_failed(&report, "1.2.0")
+}
+
+/// (c) Pods that never become ready: the run fails after the deadline, and nobody notices.
+pub async fn never_ready(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let plan = Plan {
+        spec: json!({"progressDeadlineSeconds": 15}),
+        ..Plan::default()
+    };
+    let shop = Shop::open(bed, "never-ready", plan).await?;
+    shop.release_with("1.3.0", &[("NEVER_READY", "1")]).await?;
+    shop.wait_phase("Progressing").await?;
+    let canary = shop.wait_phase("Failed").await?;
+    let cause = canary.data["status"]["history"][0]["cause"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    ensure!(
+        cause.contains("not ready"),
+        "the cause says that pods were not ready: {cause:?}"
+    );
+    ensure!(
+        shop.image("app-primary").await? == "serin-demo-app:1.0.0",
+        "the primary is what it was"
+    );
+    flawless(&shop.close().await?)
+}
+
+/// (d) A newer revision in mid-run: the analysis restarts on it, and it is the one that is promoted.
+pub async fn change_of_mind(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let shop = Shop::open(bed, "change-of-mind", Plan::default()).await?;
+    shop.release("1.1.0").await?;
+    shop.wait_weight(40).await?;
+    shop.release("1.1.1").await?;
+    bed.wait(
+        "the traffic to be back on the primary",
+        PATIENCE,
+        async || Ok((shop.route().await? == (100, 0)).then_some(())),
+    )
+    .await?;
+    let canary = shop.wait_phase("Succeeded").await?;
+    ensure!(
+        shop.image("app-primary").await? == "serin-demo-app:1.1.1",
+        "the newer revision is promoted"
+    );
+    ensure!(
+        canary.data["status"]["history"][0]["outcome"] == "Superseded",
+        "{}",
+        canary.data["status"]["history"]
+    );
+    ensure!(
+        shop.events()
+            .await?
+            .iter()
+            .any(|text| text.starts_with("New revision detected! Restarting analysis for app.")),
+        "an event says that the analysis restarts"
+    );
+    flawless(&shop.close().await?)
+}
+
+/// (e) The controller is killed at every phase, at least ten times in one rollout: same end, no step twice within an interval, nothing
+/// lost.
+pub async fn killed_controller(bed: &Bed) -> Result<()> {
+    let mut serin = shop::start_serin(bed).await?;
+    let shop = Shop::open(bed, "killed-controller", Plan::default()).await?;
+    shop.release("1.1.0").await?;
+    let mut kills = 0;
+    let mut phases = BTreeSet::new();
+    let mut steps: Vec<(std::time::Instant, i64)> = Vec::new();
+    let started = std::time::Instant::now();
+    loop {
+        let status = shop.status().await?;
+        let phase = status["phase"].as_str().unwrap_or_default().to_owned();
+        let weight = status["canaryWeight"].as_i64().unwrap_or(0);
+        if weight > 0 && steps.last().is_none_or(|(_, last)| weight > *last) {
+            steps.push((std::time::Instant::now(), weight));
+        }
+        if phase == "Succeeded" {
+            break;
+        }
+        ensure!(phase != "Failed", "the run failed: {status}");
+        ensure!(
+            started.elapsed() < PATIENCE * 2,
+            "the run does not end: {status}"
+        );
+        // A new controller gets a moment that differs from kill to kill, so that it is hit at different points of its work.
+        tokio::time::sleep(Duration::from_millis(400 + 170 * (kills % 7))).await;
+        phases.insert(format!(
+            "{phase}/{}",
+            status["run"]["stage"].as_str().unwrap_or_default()
+        ));
+        serin.kill9().await?;
+        kills += 1;
+        shop.note(format!(
+            "killed the controller for the {kills}. time, in {phase}"
+        ));
+        serin = shop::start_serin(bed).await?;
+    }
+    ensure!(kills >= 10, "killed only {kills} times, in {phases:?}");
+    let weights: Vec<i64> = steps.iter().map(|(_, weight)| *weight).collect();
+    ensure!(
+        weights == [20, 40, 60],
+        "the steps were taken once each: {weights:?}"
+    );
+    for pair in steps.windows(2) {
+        let stay = pair[1].0 - pair[0].0;
+        // Both ends are seen by polls, a second apart at most.
+        ensure!(
+            stay + Duration::from_secs(2) >= INTERVAL,
+            "a step lasted only {stay:?}"
+        );
+    }
+    ensure!(
+        shop.image("app-primary").await? == "serin-demo-app:1.1.0",
+        "the primary runs the release"
+    );
+    println!("        killed {kills} times, in {phases:?}");
+    let status = serin.stop().await?;
+    ensure!(
+        status.success(),
+        "a controller that is asked to stop ends with 0, not {status}"
+    );
+    flawless(&shop.close().await?)
+}
+
+/// (f) Prometheus is gone for three intervals: the run waits, says so, and goes on.
+pub async fn no_metrics(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let shop = Shop::open(bed, "no-metrics", Plan::default()).await?;
+    shop.release("1.1.0").await?;
+    shop.wait_weight(20).await?;
+    bed.stop_part(Part::Prometheus).await?;
+    shop.note("stopped Prometheus".to_owned());
+    let held = bed
+        .wait("the run to say that it waits", PATIENCE, async || {
+            let status = shop.status().await?;
+            Ok(status["run"]["noDataSince"].is_string().then_some(status))
+        })
+        .await?;
+    let weight = held["canaryWeight"].clone();
+    tokio::time::sleep(INTERVAL * 3).await;
+    let status = shop.status().await?;
+    ensure!(
+        status["canaryWeight"] == weight && status["phase"] == "Progressing",
+        "the step holds: {status}"
+    );
+    ensure!(
+        status["failedChecks"] == 0,
+        "a metrics server that is down is not a failed check: {status}"
+    );
+    bed.start_part(Part::Prometheus).await?;
+    shop.note("started Prometheus".to_owned());
+    shop.wait_phase("Succeeded").await?;
+    flawless(&shop.close().await?)
+}
+
+/// (g) Weights edited by hand in mid-run are put back within a second, and an event names the editor.
+pub async fn edited_route(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let plan = Plan {
+        analysis: json!({"interval": "6s", "threshold": 2, "stepWeight": 20, "maxWeight": 40}),
+        ..Plan::default()
+    };
+    let shop = Shop::open(bed, "edited-route", plan).await?;
+    shop.release("1.1.0").await?;
+    shop.wait_weight(20).await?;
+    bed.wait("the route at 20", PATIENCE, async || {
+        Ok((shop.route().await? == (80, 20)).then_some(()))
+    })
+    .await?;
+    let routes = bed
+        .api_of(
+            "gateway.networking.k8s.io/v1",
+            "HTTPRoute",
+            shop.namespace.name(),
+        )
+        .await?;
+    let patch = json!([
+        {"op": "replace", "path": "/spec/rules/0/backendRefs/0/weight", "value": 5},
+        {"op": "replace", "path": "/spec/rules/0/backendRefs/1/weight", "value": 95},
+    ]);
+    let params = PatchParams {
+        field_manager: Some("night-shift".to_owned()),
+        ..PatchParams::default()
+    };
+    let patch: Patch<serde_json::Value> = Patch::Json(serde_json::from_value(patch)?);
+    routes.patch("app", &params, &patch).await?;
+    let edited = std::time::Instant::now();
+    bed.wait(
+        "the weights to be put back",
+        Duration::from_secs(5),
+        async || Ok((shop.route().await? == (80, 20)).then_some(())),
+    )
+    .await?;
+    let took = edited.elapsed();
+    ensure!(
+        took < Duration::from_secs(1),
+        "putting the weights back took {took:?}"
+    );
+    bed.wait(
+        "an event that names the editor",
+        Duration::from_secs(10),
+        async || {
+            Ok(shop
+                .events()
+                .await?
+                .iter()
+                .any(|text| text.contains("night-shift"))
+                .then_some(()))
+        },
+    )
+    .await?;
+    println!("        put back after {took:?}");
+    shop.wait_phase("Succeeded").await?;
+    flawless(&shop.close().await?)
+}
+
+/// (h) The primary is deleted by hand while the target carries a revision that failed: it is rebuilt from what was promoted.
+pub async fn deleted_primary(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let shop = Shop::open(bed, "deleted-primary", Plan::default()).await?;
+    shop.release_with("1.2.0", &[("ERROR_RATE", "0.5")]).await?;
+    shop.wait_phase("Failed").await?;
+    let deployments = bed
+        .api_of("apps/v1", "Deployment", shop.namespace.name())
+        .await?;
+    deployments
+        .delete("app-primary", &DeleteParams::background())
+        .await?;
+    shop.note("deleted app-primary".to_owned());
+    bed.wait("the primary to be back", PATIENCE, async || {
+        Ok(deployments
+            .get_opt("app-primary")
+            .await?
+            .is_some()
+            .then_some(()))
+    })
+    .await?;
+    ensure!(
+        shop.image("app-primary").await? == "serin-demo-app:1.0.0",
+        "it is rebuilt from the promoted revision"
+    );
+    ensure!(
+        shop.replicas("app-primary").await? == 2,
+        "with the replicas that it had"
+    );
+    shop.namespace.wait_ready("app-primary", PATIENCE).await?;
+    shop.wait_only("1.0.0").await?;
+    ensure!(
+        shop.status().await?["phase"] == "Failed",
+        "and no run is started by it"
+    );
+    Ok(())
+}
+
+/// Pods that die at once when they are told to: Serin's own order (weights, applied, drained, only then pods) loses nothing.
+pub async fn sudden_death(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let plan = Plan {
+        environment: vec![("DIE_AT_ONCE", "1")],
+        ..Plan::default()
+    };
+    let shop = Shop::open(bed, "sudden-death", plan).await?;
+    shop.release_with("1.2.0", &[("ERROR_RATE", "0.5")]).await?;
+    shop.wait_phase("Failed").await?;
+    bed.wait("the canary's pods to be gone", PATIENCE, async || {
+        let target = shop.namespace.get("apps/v1", "Deployment", "app").await?;
+        Ok(target.data["status"]["replicas"]
+            .as_i64()
+            .unwrap_or(0)
+            .eq(&0)
+            .then_some(()))
+    })
+    .await?;
+    shop.wait_only("1.0.0").await?;
+    only_failed(&shop.close().await?, "1.2.0")
+}

@@ -1,0 +1,360 @@
+//! What most stories need: an app under a canary, traffic on it, and Serin at work. A shop has a namespace and a host name of its own,
+//! so several stay open side by side on one bed.
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use kube::api::DynamicObject;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use crate::bed::parts::{GATEWAY, PROMETHEUS};
+use crate::bed::process::Process;
+use crate::bed::{Bed, Namespace};
+use crate::load::{Load, Mark, Report};
+
+/// Requests per second on each shop.
+pub const RATE: f64 = 200.0;
+/// `analysis.interval` of a shop.
+pub const INTERVAL: Duration = Duration::from_secs(3);
+/// More than any single phase takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The controller that the stories of one bed share.
+static SERIN: OnceCell<Process> = OnceCell::const_new();
+
+/// Starts Serin on this bed unless it runs already.
+pub async fn serin(bed: &Bed) -> Result<()> {
+    SERIN
+        .get_or_try_init(|| async { start_serin(bed).await })
+        .await
+        .map(drop)
+}
+
+/// A controller with the bed's addresses, ready for work.
+pub async fn start_serin(bed: &Bed) -> Result<Process> {
+    bed.start_serin([
+        "controller",
+        "--metrics-server",
+        PROMETHEUS,
+        "--mesh-provider",
+        "gatewayapi:v1",
+        "--log-level",
+        "debug",
+    ])
+}
+
+/// What differs from shop to shop; the rest is the same.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Lines of `spec.analysis` beside interval and metrics.
+    pub analysis: Value,
+    /// Further fields of `spec`.
+    pub spec: Value,
+    /// Environment of the app's container.
+    pub environment: Vec<(&'static str, &'static str)>,
+    /// Requests per second; 0 for a shop without visitors.
+    pub rate: f64,
+    pub replicas: u32,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            analysis: json!({"threshold": 2, "stepWeight": 20, "maxWeight": 60}),
+            spec: json!({}),
+            environment: Vec::new(),
+            rate: RATE,
+            replicas: 2,
+        }
+    }
+}
+
+/// An app that is sold under a canary.
+pub struct Shop<'a> {
+    pub bed: &'a Bed,
+    pub namespace: Namespace<'a>,
+    pub host: String,
+    pub load: Option<Load>,
+    environment: Vec<(&'static str, &'static str)>,
+}
+
+impl<'a> Shop<'a> {
+    /// Opens a shop with 1.0.0 on its shelves: applies it, waits until the canary is initialised, and lets visitors in *before* that, so
+    /// that the take-over of the running app is judged as well.
+    pub async fn open(bed: &'a Bed, name: &str, plan: Plan) -> Result<Self> {
+        let namespace = bed.scenario_namespace(name).await?;
+        let host = namespace.host("app");
+        let mut shop = Self {
+            bed,
+            namespace,
+            host,
+            load: None,
+            environment: plan.environment.clone(),
+        };
+        shop.apply_json(&shop.deployment("1.0.0", plan.replicas))
+            .await?;
+        shop.namespace.wait_ready("app", PATIENCE).await?;
+        shop.apply_json(&shop.canary(&plan)).await?;
+        shop.namespace
+            .wait_phase("app", "Initialized", PATIENCE)
+            .await?;
+        if plan.rate > 0.0 {
+            bed.wait_served(&shop.host, Duration::from_secs(30)).await?;
+            shop.load = Some(Load::start(GATEWAY, &shop.host, plan.rate)?);
+            bed.wait(
+                "the first second of traffic",
+                Duration::from_secs(20),
+                async || {
+                    Ok((shop
+                        .load()?
+                        .report_since(shop.load()?.mark_ago(Duration::from_secs(1)))
+                        .answered()
+                        > 100)
+                        .then_some(()))
+                },
+            )
+            .await?;
+        }
+        Ok(shop)
+    }
+
+    pub fn load(&self) -> Result<&Load> {
+        self.load.as_ref().context("this shop has no visitors")
+    }
+
+    fn deployment(&self, version: &str, replicas: u32) -> Value {
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "app"},
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": {"app": "app"}},
+                "template": {
+                    "metadata": {
+                        "labels": {"app": "app"},
+                        "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "8080"},
+                    },
+                    "spec": {"containers": [self.container(version, &[])]},
+                },
+            },
+        })
+    }
+
+    fn container(&self, version: &str, more: &[(&str, &str)]) -> Value {
+        let environment: Vec<Value> = self
+            .environment
+            .iter()
+            .chain(more)
+            .map(|(name, value)| json!({"name": name, "value": value}))
+            .collect();
+        json!({
+            "name": "app",
+            "image": format!("serin-demo-app:{version}"),
+            "env": environment,
+            "ports": [{"name": "http", "containerPort": 8080}],
+            "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1},
+        })
+    }
+
+    fn canary(&self, plan: &Plan) -> Value {
+        let mut analysis = json!({
+            "interval": format!("{}s", INTERVAL.as_secs()),
+            "metrics": [
+                {"name": "request-success-rate", "interval": "5s", "thresholdRange": {"min": 99}},
+                {"name": "request-duration", "interval": "5s", "thresholdRange": {"max": 1000}},
+            ],
+        });
+        merge(&mut analysis, &plan.analysis);
+        let mut spec = json!({
+            "provider": "gatewayapi:v1",
+            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
+            "progressDeadlineSeconds": 60,
+            "service": {
+                "port": 80,
+                "targetPort": 8080,
+                "gatewayRefs": [{"name": "traefik", "namespace": "gateway"}],
+                "hosts": [self.host],
+            },
+            "analysis": analysis,
+        });
+        merge(&mut spec, &plan.spec);
+        json!({"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": {"name": "app"}, "spec": spec})
+    }
+
+    /// Applies one object given as JSON, which is YAML too.
+    pub async fn apply_json(&self, object: &Value) -> Result<()> {
+        self.namespace.apply(&object.to_string()).await
+    }
+
+    /// Releases a version with further environment, as a user would by editing the Deployment.
+    pub async fn release_with(&self, version: &str, environment: &[(&str, &str)]) -> Result<()> {
+        let container = self.container(version, environment);
+        let patch = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+        self.namespace
+            .patch("apps/v1", "Deployment", "app", &patch)
+            .await?;
+        self.note(format!("released {version} {environment:?}"));
+        Ok(())
+    }
+
+    pub async fn release(&self, version: &str) -> Result<()> {
+        self.release_with(version, &[]).await
+    }
+
+    pub fn note(&self, what: String) {
+        self.bed.timeline().note(self.namespace.name(), what);
+    }
+
+    pub async fn wait_phase(&self, phase: &str) -> Result<DynamicObject> {
+        self.namespace.wait_phase("app", phase, PATIENCE).await
+    }
+
+    pub async fn status(&self) -> Result<Value> {
+        Ok(self.namespace.canary("app").await?.data["status"].clone())
+    }
+
+    /// Waits until the canary has at least this weight.
+    pub async fn wait_weight(&self, weight: i64) -> Result<Value> {
+        self.bed
+            .wait(
+                &format!("canary weight {weight} in {}", self.namespace.name()),
+                PATIENCE,
+                async || {
+                    let status = self.status().await?;
+                    Ok((status["canaryWeight"].as_i64().unwrap_or(0) >= weight).then_some(status))
+                },
+            )
+            .await
+    }
+
+    /// The weights of the route now: primary, canary.
+    pub async fn route(&self) -> Result<(i64, i64)> {
+        let route = self
+            .namespace
+            .get("gateway.networking.k8s.io/v1", "HTTPRoute", "app")
+            .await?;
+        let backends = &route.data["spec"]["rules"][0]["backendRefs"];
+        let weight = |name: &str| {
+            backends
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|backend| backend["name"] == name)
+                .and_then(|backend| backend["weight"].as_i64())
+                .unwrap_or(-1)
+        };
+        Ok((weight("app-primary"), weight("app-canary")))
+    }
+
+    /// The image that a Deployment of the shop asks for.
+    pub async fn image(&self, deployment: &str) -> Result<String> {
+        let object = self
+            .namespace
+            .get("apps/v1", "Deployment", deployment)
+            .await?;
+        Ok(
+            object.data["spec"]["template"]["spec"]["containers"][0]["image"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+        )
+    }
+
+    /// How many pods a Deployment of the shop asks for.
+    pub async fn replicas(&self, deployment: &str) -> Result<i64> {
+        let object = self
+            .namespace
+            .get("apps/v1", "Deployment", deployment)
+            .await?;
+        Ok(object.data["spec"]["replicas"].as_i64().unwrap_or(1))
+    }
+
+    /// The texts of the events of the canary, oldest first.
+    pub async fn events(&self) -> Result<Vec<String>> {
+        let api = self
+            .bed
+            .api_of("v1", "Event", self.namespace.name())
+            .await?;
+        let mut events = api.list(&kube::api::ListParams::default()).await?.items;
+        events.sort_by_key(|event| event.metadata.creation_timestamp.clone().map(|time| time.0));
+        Ok(events
+            .iter()
+            .filter_map(|event| Some(event.data["message"].as_str()?.to_owned()))
+            .collect())
+    }
+
+    /// When the canary's status had which weight, by the bed's own watch.
+    pub fn weights(&self) -> Vec<(Timestamp, String)> {
+        self.bed
+            .timeline()
+            .of(self.namespace.name())
+            .into_iter()
+            .map(|one| (one.at, one.what))
+            .collect()
+    }
+
+    /// The whole account of the visitors, when the shop closes.
+    pub async fn close(mut self) -> Result<Report> {
+        Ok(self
+            .load
+            .take()
+            .context("this shop has no visitors")?
+            .stop()
+            .await)
+    }
+
+    /// Waits until for a whole second every answer came from one version.
+    pub async fn wait_only(&self, version: &str) -> Result<Mark> {
+        self.bed
+            .wait(
+                &format!("all traffic on {version}"),
+                Duration::from_secs(30),
+                async || {
+                    let recent = self
+                        .load()?
+                        .report_since(self.load()?.mark_ago(Duration::from_secs(1)));
+                    let all = recent.answered() > 0
+                        && (recent.share_of(version) - 1.0).abs() < f64::EPSILON;
+                    Ok(all.then_some(()))
+                },
+            )
+            .await?;
+        Ok(self.load()?.mark())
+    }
+}
+
+/// What everybody may expect of a run that went well: nothing lost, nothing answered with an error by anybody.
+pub fn flawless(report: &Report) -> Result<()> {
+    report.none_lost()?;
+    let failed: u64 = report
+        .versions
+        .values()
+        .map(|version| version.requests - version.ok)
+        .sum();
+    ensure!(
+        failed == 0,
+        "no request may fail, but {failed} did:\n{report}"
+    );
+    Ok(())
+}
+
+/// Nothing lost, and errors only from one version.
+pub fn only_failed(report: &Report, bad: &str) -> Result<()> {
+    report.none_lost()?;
+    for (version, counts) in &report.versions {
+        ensure!(
+            version == bad || counts.requests == counts.ok,
+            "{version} answered with errors:\n{report}"
+        );
+    }
+    Ok(())
+}
+
+fn merge(into: &mut Value, more: &Value) {
+    let (Some(into), Some(more)) = (into.as_object_mut(), more.as_object()) else {
+        return;
+    };
+    for (key, value) in more {
+        into.insert(key.clone(), value.clone());
+    }
+}
