@@ -311,12 +311,15 @@ impl Bed {
 
     /// Starts `serin controller ARGUMENTS` with exactly Serin's rights. Each gets a log of its own: `serin-1.log`, `serin-2.log`, ….
     pub fn start_serin<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<Process> {
-        let name = format!("serin-{}", self.serins.fetch_add(1, Ordering::Relaxed) + 1);
+        let number = self.serins.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = format!("serin-{number}");
+        // Pods live in the same network, so a listener on all addresses would take their ports.
+        let port = (9400 + number % 500).to_string();
         let program = Program::new(beside("serin")?)
             .env("KUBECONFIG", self.kubeconfig("serin"))
             .env("POD_NAME", &name)
             .env("POD_NAMESPACE", "serin-system")
-            .args(["controller"])
+            .args(["controller", "--bind-address", "127.0.0.1", "--port", &port])
             .args(arguments);
         Process::start(&name, &program, &self.logs())
     }

@@ -34,7 +34,6 @@ pub async fn serin(bed: &Bed) -> Result<()> {
 /// A controller with the bed's addresses, ready for work.
 pub async fn start_serin(bed: &Bed) -> Result<Process> {
     bed.start_serin([
-        "controller",
         "--metrics-server",
         PROMETHEUS,
         "--mesh-provider",
