@@ -1216,10 +1216,14 @@ impl<'a> Pass<'a> {
     /// side.
     fn hold_for_data(&mut self, view: &View<'a>, what: &str, why: &str) {
         let deadline = signed(self.canary.spec.no_data_deadline());
-        let since = self
-            .run_ref()
-            .and_then(|run| run.no_data_since)
-            .unwrap_or(self.now);
+        let (known_since, due) = self.run_ref().map_or((None, None), |run| {
+            (run.no_data_since, run.next_check_at.or(run.started_at))
+        });
+        let since = known_since.or(due).unwrap_or(self.now);
+        if known_since.is_none() && !self.is_past(due, self.interval()) {
+            // Pods that have just got their first requests may not have been scraped yet: one silent round is nothing to tell of.
+            return;
+        }
         let (end, next) = (since.checked_add(deadline).ok(), self.wake);
         if end.is_some_and(|end| end <= self.now) {
             let cause = format!(
