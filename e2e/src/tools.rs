@@ -172,6 +172,16 @@ fn part(home: &Path, name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Res
     if folder.is_dir() {
         return Ok(folder);
     }
+    // One lock for each program: whoever has all it needs waits for nobody.
+    let lock = fs::File::create(home.join(format!(".{name}.lock")))
+        .with_context(|| format!("cannot build {name} in {}", home.display()))?;
+    if lock.try_lock().is_err() {
+        println!("{name}: another setup is building it");
+        lock.lock()?;
+        if folder.is_dir() {
+            return Ok(folder);
+        }
+    }
     let started = Instant::now();
     println!("{name}: building");
     let side = home.join(format!("{name}.building"));
@@ -362,18 +372,6 @@ pub fn setup() -> Result<Tools> {
     check_machine()?;
     let tools = project_root()?.join("e2e/tools");
     let home = home()?;
-    // Who may not write here can only use what is there, and needs no lock for that.
-    let lock = fs::File::create(home.join(".lock")).ok();
-    if let Some(lock) = &lock
-        && lock.try_lock().is_err()
-    {
-        println!(
-            "another setup is at work in {}: waiting for it",
-            home.display()
-        );
-        lock.lock()?;
-    }
-
     let gateway_api_version =
         version_in(&tools.join("gateway-api/go.mod"), "sigs.k8s.io/gateway-api")?;
     let gateway_api = part(
