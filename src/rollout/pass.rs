@@ -1136,12 +1136,8 @@ impl<'a> Pass<'a> {
     fn fail_unready(&mut self, view: &View<'a>, message: &str) {
         let kind = self.canary.spec.target_ref.kind.to_lowercase();
         let text = format!("canary {kind} {} not ready: {message}", self.target_name());
-        self.tell(Severity::Warn, "CanaryNotReady", text.clone());
         let alert = format!("Progress deadline exceeded {message}");
-        self.announcements
-            .last_mut()
-            .into_iter()
-            .for_each(|told| told.alert = Some(alert.clone()));
+        self.tell_and_alert(Severity::Error, "CanaryNotReady", text.clone(), alert);
         self.begin_rollback(view, Stage::RollingBack, text);
     }
 
