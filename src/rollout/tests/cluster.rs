@@ -417,6 +417,14 @@ spec:
         self.status().phase
     }
 
+    /// How many objects of a kind there are.
+    pub fn count(&self, kind: &crate::object::Kind) -> usize {
+        self.objects
+            .keys()
+            .filter(|name| name.kind == *kind)
+            .count()
+    }
+
     pub fn image(&self, workload: &str) -> String {
         self.objects[&deployment(workload)]
             .text("/spec/template/spec/containers/0/image")
@@ -429,11 +437,15 @@ spec:
             .unwrap_or(1)
     }
 
-    /// Weights on the route, primary and canary; `None` where there is no route.
+    /// Weights on the route, primary and canary; `None` where no route leads to them.
     pub fn split(&self) -> Option<(i64, i64)> {
         let route = self
             .objects
             .get(&kinds::HTTP_ROUTE.named(NAMESPACE, "podinfo"))?;
+        // A route of the user that was not taken over, or that was given back.
+        if !route.at("/spec").to_string().contains("podinfo-canary") {
+            return None;
+        }
         let weight = |position: usize| {
             route
                 .number(&format!("/spec/rules/0/backendRefs/{position}/weight"))

@@ -1,15 +1,19 @@
 //! What the decision core promises, as stories: a small cluster in memory, what people and pods do to it, and what Serin makes of it.
 //! `docs/transitions.md` lists them by transition.
 
+mod adoption;
 mod calm;
 mod cluster;
+mod deletion;
 mod holds;
 mod scheduler;
+mod texts;
+mod transitions;
 
 use crate::analysis::Measurement;
 use crate::api::{ConditionStatus, Phase, condition_type};
 use crate::rollout::HookAnswer;
-use cluster::{Cluster, Pods, deployment, route};
+use cluster::{Cluster, Pods, config_map, deployment, route, service};
 use serde_json::json;
 
 /// A canary of the Deployment `podinfo` with this `spec.analysis`, behind a Gateway API route.
