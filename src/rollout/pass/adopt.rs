@@ -1,0 +1,106 @@
+//! Taking over what Flagger left behind: its hashes can't be made anew, so what is there is looked at, and work goes on where it stands.
+
+use super::{Pass, weights};
+use crate::api::Phase;
+use crate::rollout::decision::Severity;
+use crate::rollout::stage::Stage;
+use crate::rollout::view::{Identity, View};
+use crate::routing::{Split, Weight};
+use crate::workload::revision;
+
+impl<'a> Pass<'a> {
+    /// A cluster that Flagger ran until now: the status has a phase and hashes, but nothing of ours, and Flagger's hashes can't be made
+    /// anew. When target and primary carry the same template nothing is started; otherwise the target is a revision to be judged,
+    /// unless it was judged and failed.
+    pub(super) fn adopt(&mut self, view: &View<'a>) {
+        let foreign = self
+            .status
+            .last_applied_spec
+            .as_deref()
+            .is_some_and(|hash| !hash.starts_with("s1:"));
+        let Some(primary) = view.primary.object() else {
+            return;
+        };
+        if !foreign || self.status.promoted.is_some() || self.status.run.is_some() {
+            return;
+        }
+        let same = crate::workload::runs_template(
+            primary.at("/spec/template"),
+            &view.template,
+            self.canary.target_name(),
+            &view.selector,
+        );
+        let promoted = if same {
+            view.identity.clone()
+        } else {
+            Identity {
+                revision: self
+                    .status
+                    .last_promoted_spec
+                    .clone()
+                    .unwrap_or_else(|| "unknown".to_owned()),
+                configs: self.status.tracked_configs.clone().unwrap_or_default(),
+            }
+        };
+        let kept = same.then(|| revision::object_ref(self.canary, &promoted.revision).name);
+        let phase = self.status.phase;
+        self.record_promoted(view, &promoted, kept);
+        match phase {
+            Phase::Initialized | Phase::Succeeded if !same => {}
+            Phase::Waiting => {}
+            _ => self.record_applied(&view.identity),
+        }
+        let split = view
+            .route
+            .as_ref()
+            .ok()
+            .and_then(|route| route.split)
+            .unwrap_or(Split::PRIMARY);
+        if phase == Phase::Failed && split == Split::CANARY {
+            let mut run = self.new_run(view, Stage::Held, self.next_number());
+            run.weights = Some(weights(Split::CANARY));
+            run.message = Some(
+                "Taken over after a failed promotion; the canary keeps the traffic.".to_owned(),
+            );
+            self.status.run = Some(run);
+        }
+        self.tell(
+            Severity::Info,
+            "Adopted",
+            format!("{} is taken over in phase {phase}", self.full_name()),
+        );
+    }
+
+    pub(super) fn take_over_run(&mut self, view: &View<'a>) {
+        let split = view
+            .route
+            .as_ref()
+            .ok()
+            .and_then(|route| route.split)
+            .unwrap_or(Split::PRIMARY);
+        let mut run = self.new_run(view, Stage::Analysing, self.next_number());
+        run.weights = Some(weights(split));
+        run.next_check_at = self.after(self.interval());
+        run.step_started_at = Some(self.now);
+        run.pre_rollout_passed = split.canary > Weight::NONE;
+        run.message = Some("Taken over in mid-run; the split was read from the route.".to_owned());
+        self.status.canary_weight = i64::from(split.canary.percent());
+        self.status.run = Some(run);
+        self.record_applied(&view.identity);
+    }
+
+    pub(super) fn take_over_promotion(&mut self, view: &View<'a>) {
+        let split = view
+            .route
+            .as_ref()
+            .ok()
+            .and_then(|route| route.split)
+            .unwrap_or(Split::PRIMARY);
+        let mut run = self.new_run(view, Stage::Promoting, self.next_number());
+        run.weights = Some(weights(split));
+        run.step_started_at = Some(self.now);
+        run.message = Some("Taken over during its promotion.".to_owned());
+        self.status.phase = Phase::Promoting;
+        self.status.run = Some(run);
+    }
+}

@@ -1,0 +1,199 @@
+//! Between runs: the target is watched, a change goes through the confirm-rollout gate and starts a run; hooks of the run before are
+//! told of its end.
+
+use super::{Pass, split_of, weights};
+use crate::api::{HookType, Phase};
+use crate::rollout::checks;
+use crate::rollout::checks::HookOutcome;
+use crate::rollout::decision::{Severity, Tally};
+use crate::rollout::stage::Stage;
+use crate::rollout::view::{Side, View};
+use crate::routing::{Split, Weight};
+use jiff::{SignedDuration, Timestamp};
+
+impl<'a> Pass<'a> {
+    pub(super) fn idle(&mut self, view: &View<'a>) {
+        if self.stage() == Some(Stage::Held) {
+            return self.held(view);
+        }
+        if self.stage() == Some(Stage::PostRollout) {
+            self.call_post_rollout(view);
+        }
+        self.follow_target(view);
+    }
+
+    /// The post-rollout hooks of the run that has just ended. They are told, not asked: nothing depends on their answers.
+    pub(super) fn call_post_rollout(&mut self, view: &View<'a>) {
+        let Some(run) = self.run_ref().cloned() else {
+            return;
+        };
+        let phase = self.status.phase;
+        let round = self.round(run.step_started_at.unwrap_or(self.now), &run.id);
+        let late = self.is_past(
+            run.step_started_at,
+            self.interval().max(SignedDuration::from_secs(60)),
+        );
+        match checks::ask_hooks(
+            view,
+            &round,
+            HookType::PostRollout,
+            phase.as_str(),
+            &mut self.needs,
+        ) {
+            HookOutcome::Pending if !late => return self.wake_at(Some(round.next)),
+            HookOutcome::Pending => {}
+            HookOutcome::Passed(hooks) => self.tell_passed("Post-rollout", &hooks),
+            HookOutcome::Refused {
+                hook, answer: why, ..
+            }
+            | HookOutcome::Unreachable { hook, why } => {
+                self.tell(
+                    Severity::Warn,
+                    "PostRolloutFailed",
+                    format!("Post-rollout hook {hook} failed {why}"),
+                );
+            }
+        }
+        self.needs.clear();
+        self.status.run = None;
+    }
+
+    /// Starts a run where the target carries something that was neither promoted nor judged.
+    pub(super) fn follow_target(&mut self, view: &View<'a>) {
+        if self.is_promoted(&view.identity) {
+            self.record_applied(&view.identity);
+            return;
+        }
+        if self.is_applied(&view.identity) {
+            return;
+        }
+        self.open_gate(view);
+    }
+
+    /// The confirm-rollout gate, and the start of the run behind it.
+    pub(super) fn open_gate(&mut self, view: &View<'a>) {
+        let phase = self.status.phase;
+        // While idle nothing is written, so the rounds are counted from the last thing that was.
+        let since = self
+            .run_ref()
+            .and_then(|run| run.waiting_since)
+            .or(self.status.last_transition_time);
+        let due = since.unwrap_or(Timestamp::UNIX_EPOCH);
+        let round = self.round(due, &format!("confirm/{}", view.identity.revision));
+        match checks::ask_hooks(
+            view,
+            &round,
+            HookType::ConfirmRollout,
+            phase.as_str(),
+            &mut self.needs,
+        ) {
+            HookOutcome::Pending => {}
+            HookOutcome::Passed(hooks) => {
+                self.tell_passed("Confirm-rollout", &hooks);
+                self.start_run(view);
+            }
+            HookOutcome::Refused { hook, muted, .. } => {
+                self.wait_for_approval(view, &hook, muted, round.next)
+            }
+            HookOutcome::Unreachable { hook, .. } => {
+                self.wait_for_approval(view, &hook, true, round.next)
+            }
+        }
+    }
+
+    pub(super) fn wait_for_approval(
+        &mut self,
+        view: &View<'a>,
+        hook: &str,
+        muted: bool,
+        next: Timestamp,
+    ) {
+        if self.status.phase != Phase::Waiting || self.run_ref().is_none() {
+            let told = self.status.phase == Phase::Waiting;
+            let only_canary = view.is_dark(Side::Primary) && view.serves(Side::Canary);
+            let mut run = self.new_run(view, Stage::Waiting, self.next_number());
+            run.weights = Some(weights(if only_canary {
+                Split::CANARY
+            } else {
+                Split::PRIMARY
+            }));
+            run.waiting_since = Some(self.now);
+            run.waiting_for = Some(format!("gate {hook}"));
+            run.deadline_at = self.gate_deadline(self.now);
+            run.message = Some(format!(
+                "The confirm-rollout gate {hook} is closed; nothing is started until it opens."
+            ));
+            self.status.run = Some(run);
+            self.status.phase = Phase::Waiting;
+            if !told {
+                let text = format!(
+                    "Halt {} advancement waiting for approval {hook}",
+                    self.full_name()
+                );
+                self.tell_gate(text, "Canary is waiting for approval.", muted);
+            }
+        }
+        self.wake_at(Some(next));
+    }
+
+    pub(super) fn waiting(&mut self, view: &View<'a>) {
+        if self.is_promoted(&view.identity) {
+            self.record_applied(&view.identity);
+            return self.end_run(
+                Phase::Succeeded,
+                "Reverted",
+                "The target was set back to the promoted revision.",
+            );
+        }
+        if self
+            .run_ref()
+            .and_then(|run| run.deadline_at)
+            .is_some_and(|deadline| deadline <= self.now)
+        {
+            self.record_applied(&view.identity);
+            let cause = "The confirm-rollout gate stayed closed beyond spec.analysis.gateTimeout.";
+            self.tell_and_alert(
+                Severity::Error,
+                "GateTimedOut",
+                cause.to_owned(),
+                cause.to_owned(),
+            );
+            self.tallies.push(Tally::Failed);
+            return self.end_run(Phase::Failed, "TimedOut", cause);
+        }
+        let deadline = self.run_ref().and_then(|run| run.deadline_at);
+        self.wake_at(deadline);
+        let on_canary = self
+            .run_ref()
+            .is_some_and(|run| split_of(run).canary > Weight::NONE);
+        if on_canary && view.serves(Side::Primary) {
+            // The gate was reached after a failed promotion; the primary is back, and the canary's next revision is not judged.
+            self.with_run(|run| run.weights = Some(weights(Split::PRIMARY)));
+            self.status.canary_weight = 0;
+            return;
+        }
+        self.open_gate(view);
+    }
+
+    pub(super) fn start_run(&mut self, view: &View<'a>) {
+        let mut run = self.new_run(view, Stage::ScalingUp, self.next_number());
+        // Right after a failed promotion the canary may be the only side that serves: then the new run starts from there.
+        let split = if view.is_dark(Side::Primary) && view.serves(Side::Canary) {
+            Split::CANARY
+        } else {
+            Split::PRIMARY
+        };
+        run.weights = Some(weights(split));
+        run.message = Some(format!("Scaling up {}.", self.target_name()));
+        self.status.run = Some(run);
+        self.status.phase = Phase::Progressing;
+        self.status.failed_checks = 0;
+        self.status.iterations = 0;
+        self.status.canary_weight = i64::from(split.canary.percent());
+        self.status.metrics.clear();
+        self.record_applied(&view.identity);
+        let text = format!("New revision detected! Scaling up {}", self.target_name());
+        let alert = "New revision detected, progressing canary analysis.".to_owned();
+        self.tell_and_alert(Severity::Info, "NewRevision", text, alert);
+    }
+}

@@ -1,0 +1,127 @@
+//! The phases before the first promotion: the primary is made, and only when it is ready do Service and route lead to it. Until then
+//! the user's own workload serves, whatever happens.
+
+use super::{Pass, weights};
+use crate::api::Phase;
+use crate::rollout::decision::Severity;
+use crate::rollout::stage::Stage;
+use crate::rollout::view::{Identity, Side, View, signed};
+use crate::routing::Split;
+use crate::workload::Readiness;
+use jiff::Timestamp;
+
+impl<'a> Pass<'a> {
+    pub(super) fn initialise(&mut self, view: &View<'a>) {
+        let seed = view.identity.clone();
+        let fresh = self.status.run.is_none();
+        let switching = self.run_ref().is_some_and(|run| run.drain_from.is_some());
+        let seed_changed = self
+            .run_ref()
+            .is_some_and(|run| run.revision != seed.revision);
+        if fresh || (seed_changed && !switching) {
+            // Until the primary serves, the user's own workload does; so the primary follows it.
+            self.status.phase = Phase::Initializing;
+            let mut run = self.new_run(view, Stage::Initializing, 0);
+            run.weights = None;
+            self.status.run = Some(run);
+            self.status.last_applied_spec = None;
+            return;
+        }
+        let since = self.run_ref().and_then(|run| run.started_at);
+        if !switching {
+            match view.readiness(Side::Primary, since) {
+                Readiness::Ready => {
+                    let now = self.now;
+                    self.with_run(|run| {
+                        run.drain_from = Some(now);
+                        run.weights = Some(weights(Split::PRIMARY));
+                    });
+                }
+                Readiness::Waiting { message } => {
+                    self.hold_initialisation(view, since, &message, false)
+                }
+                Readiness::Failed { message } => {
+                    self.hold_initialisation(view, since, &message, true)
+                }
+            }
+            return;
+        }
+        self.status.phase = Phase::Initializing;
+        let diverted = self.run_ref().is_some_and(|run| run.diverted);
+        if !diverted && view.is_dark(Side::Primary) && view.serves(Side::Canary) {
+            return self.divert(view, Side::Primary);
+        }
+        if diverted && view.serves(Side::Primary) {
+            let now = self.now;
+            self.status.canary_weight = 0;
+            return self.with_run(|run| {
+                run.diverted = false;
+                run.drain_from = Some(now);
+            });
+        }
+        if !self.settled(view, Side::Primary) {
+            return;
+        }
+        self.drained = true;
+        if view.kind.replicas(&view.target) > 0 {
+            return;
+        }
+        let Some(run) = self.status.run.take() else {
+            return;
+        };
+        let identity = Identity {
+            revision: run.revision.clone(),
+            configs: run.tracked_configs.clone(),
+        };
+        self.record_applied(&identity);
+        self.record_promoted(view, &identity, run.template);
+        self.status.phase = Phase::Initialized;
+        self.status.canary_weight = 0;
+        self.status.failed_checks = 0;
+        self.status.iterations = 0;
+        let name = self.full_name();
+        self.tell_and_alert(
+            Severity::Info,
+            "Initialized",
+            format!("Initialization done! {name}"),
+            format!(
+                "New {} detected, initialization completed.",
+                self.canary.spec.target_ref.kind
+            ),
+        );
+    }
+
+    /// The primary does not become ready. The user's workload goes on serving, so nothing is undone; it is only said.
+    pub(super) fn hold_initialisation(
+        &mut self,
+        view: &View<'_>,
+        since: Option<Timestamp>,
+        message: &str,
+        failed: bool,
+    ) {
+        let late = self.is_past(since, signed(self.canary.spec.progress_deadline()));
+        if !failed && !late {
+            self.wake_after(since, signed(self.canary.spec.progress_deadline()));
+            return;
+        }
+        let text = format!(
+            "{}.{} not ready: {message}",
+            view.canary.primary_name(),
+            view.canary.metadata.namespace
+        );
+        if self.status.phase != Phase::Failed {
+            self.status.phase = Phase::Failed;
+            self.tell_and_alert(
+                Severity::Error,
+                "InitializationFailed",
+                text.clone(),
+                text.clone(),
+            );
+        }
+        self.remarks.promoted = Some(format!(
+            "The primary did not become ready, so {} still serves all traffic and nothing was changed about it.",
+            view.canary.target_name()
+        ));
+        self.remarks.stalled = Some(("PrimaryNotReady", text));
+    }
+}

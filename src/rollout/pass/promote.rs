@@ -1,0 +1,295 @@
+//! Promoting and Finalising: the primary takes over what was judged, gets the traffic back, and the canary goes. A promotion that fails
+//! leaves the traffic where it is served.
+
+use super::{Pass, clear_wait, split_of, weights};
+use crate::api::{FailurePromotion, Phase, Run};
+use crate::rollout::converge;
+use crate::rollout::decision::{Severity, Tally};
+use crate::rollout::stage::Stage;
+use crate::rollout::view::{Identity, Side, View, signed};
+use crate::routing::{Split, Weight};
+use crate::workload::Readiness;
+
+pub(super) const HELD_TEXT: &str = "Promotion failed; the canary keeps the traffic and the primary gets back the revision that was promoted before.";
+
+impl<'a> Pass<'a> {
+    pub(super) fn start_promotion(&mut self, _view: &View<'a>) {
+        let now = self.now;
+        self.with_run(|run| {
+            run.stage = Stage::Promoting.as_str().to_owned();
+            run.mirrored = false;
+            run.step_started_at = Some(now);
+            run.next_check_at = None;
+            clear_wait(run);
+            run.message = Some("The primary takes over the template that was judged.".to_owned());
+        });
+        self.status.phase = Phase::Promoting;
+        let text = format!(
+            "Copying {} template spec to {}.{}",
+            self.target_name(),
+            self.canary.primary_name(),
+            self.canary.metadata.namespace
+        );
+        self.tell(Severity::Info, "Promoting", text);
+    }
+
+    pub(super) fn promote(&mut self, view: &View<'a>) {
+        if self.run_ref().is_none() {
+            return self.take_over_promotion(view);
+        }
+        let Some(run) = self.run_ref().cloned() else {
+            return;
+        };
+        let weighted = view.router.capabilities().weights;
+        let returning = run.stage == Stage::Returning.as_str();
+        if !returning {
+            if !converge::primary_carries(view, &self.status) {
+                // The write is under way; it is repeated until the primary says so.
+                let deadline = signed(self.canary.spec.progress_deadline());
+                if self.is_past(run.step_started_at, deadline) {
+                    return self.promotion_failed(
+                        view,
+                        "the template could not be written to the primary",
+                    );
+                }
+                return self.wake_after(
+                    run.step_started_at,
+                    signed(self.canary.spec.progress_deadline()),
+                );
+            }
+            match view.readiness(Side::Primary, run.step_started_at) {
+                Readiness::Ready => {}
+                Readiness::Failed { message } => return self.promotion_failed(view, &message),
+                Readiness::Waiting { message } => {
+                    let deadline = signed(self.canary.spec.progress_deadline());
+                    if self.is_past(run.step_started_at, deadline) {
+                        return self.promotion_failed(view, &message);
+                    }
+                    self.wake_after(run.step_started_at, deadline);
+                    return self.keep_served(view, &run);
+                }
+            }
+        }
+        let step = self.canary.spec.analysis.step_weight_promotion();
+        let present = split_of(&run).canary;
+        if returning && run.next_check_at.is_some_and(|due| due > self.now) {
+            return self.wake_at(run.next_check_at);
+        }
+        if returning && !view.serves(Side::Primary) {
+            let deadline = signed(self.canary.spec.progress_deadline());
+            if self.is_past(run.next_check_at, deadline) {
+                return self.promotion_failed(view, "no ready endpoints");
+            }
+            self.wake_after(run.next_check_at, deadline);
+            return self.keep_served(view, &run);
+        }
+        if step > 0 && weighted && i64::from(present.percent()) > step {
+            let split = Split::canary(i64::from(present.percent()) - step);
+            let next = self.after(self.interval());
+            self.with_run(|run| {
+                run.stage = Stage::Returning.as_str().to_owned();
+                run.weights = Some(weights(split));
+                run.diverted = false;
+                run.next_check_at = next;
+            });
+            self.status.canary_weight = i64::from(split.canary.percent());
+            let text = format!(
+                "Advance {} primary weight {}",
+                self.full_name(),
+                split.primary().percent()
+            );
+            return self.tell(Severity::Info, "Advanced", text);
+        }
+        let text = if step > 0 && weighted {
+            format!("Advance {} primary weight 100", self.full_name())
+        } else {
+            "Routing all traffic to primary".to_owned()
+        };
+        let now = self.now;
+        self.with_run(|run| {
+            run.stage = Stage::ScalingDown.as_str().to_owned();
+            run.weights = Some(weights(Split::PRIMARY));
+            run.diverted = false;
+            run.drain_from = Some(now);
+            run.next_check_at = None;
+            clear_wait(run);
+            run.message = Some("The primary serves all traffic; the canary drains.".to_owned());
+        });
+        self.status.canary_weight = 0;
+        self.status.phase = Phase::Finalising;
+        if weighted {
+            self.tell(Severity::Info, "RoutingToPrimary", text);
+        }
+    }
+
+    /// While the primary rolls, neither a canary that went dark nor one that carries a newer, unjudged template may keep the traffic.
+    pub(super) fn keep_served(&mut self, view: &View<'a>, run: &Run) {
+        let split = split_of(run);
+        let unjudged = !self.is_ours(&view.identity);
+        if split.canary > Weight::NONE
+            && !run.diverted
+            && view.serves(Side::Primary)
+            && (unjudged || view.is_dark(Side::Canary))
+        {
+            self.divert(view, Side::Canary);
+        } else if split.canary < Weight::ALL
+            && !run.diverted
+            && !unjudged
+            && view.is_dark(Side::Primary)
+            && view.serves(Side::Canary)
+        {
+            self.divert(view, Side::Primary);
+        }
+    }
+
+    pub(super) fn promotion_failed(&mut self, view: &View<'a>, message: &str) {
+        let text = format!(
+            "Promotion of {} failed, primary not ready: {message}",
+            self.target_name()
+        );
+        let alert = format!("Promotion failed, primary not ready: {message}");
+        self.tell_and_alert(Severity::Error, "PromotionFailed", text.clone(), alert);
+        if view.serves(Side::Canary)
+            && self.is_ours(&view.identity)
+            && view.router.capabilities().weights
+        {
+            self.remarks.promoted = Some(HELD_TEXT.to_owned());
+            return self.hold_on_canary(&text);
+        }
+        // No healthy canary to hold on to: the primary gets its last promoted template back and keeps the traffic.
+        self.begin_rollback(view, Stage::RollingBack, text);
+        self.status.phase = Phase::Progressing;
+    }
+
+    /// After a failed promotion: the canary, which was judged good, keeps the traffic, and the primary gets the template back that it
+    /// had. From here a new revision can always follow.
+    pub(super) fn held(&mut self, view: &View<'a>) {
+        self.remarks.promoted = Some(HELD_TEXT.to_owned());
+        let Some(run) = self.run_ref().cloned() else {
+            return;
+        };
+        let restored = converge::primary_carries(view, &self.status)
+            && view.readiness(Side::Primary, None).is_ready();
+        if self.is_promoted(&view.identity)
+            || (restored && self.canary.spec.on_promotion_failure() == FailurePromotion::Rollback)
+        {
+            if restored {
+                let (stage, cause) = if self.is_promoted(&view.identity) {
+                    (
+                        Stage::Cancelling,
+                        "The target was set back to the promoted revision.".to_owned(),
+                    )
+                } else {
+                    (Stage::RollingBack, run.message.clone().unwrap_or_default())
+                };
+                self.record_applied(&view.identity);
+                self.status.phase = Phase::Progressing;
+                return self.begin_rollback(view, stage, cause);
+            }
+            return;
+        }
+        if self.is_ours(&view.identity) {
+            if split_of(&run).canary == Weight::ALL
+                && !run.diverted
+                && view.is_dark(Side::Canary)
+                && view.serves(Side::Primary)
+            {
+                self.divert(view, Side::Canary);
+            } else if run.diverted && view.serves(Side::Canary) && view.is_dark(Side::Primary) {
+                self.restore(view);
+            }
+            return;
+        }
+        self.open_gate(view);
+    }
+
+    pub(super) fn finalise(&mut self, view: &View<'a>) {
+        if self.run_ref().is_none() {
+            return self.take_over_promotion(view);
+        }
+        let Some(run) = self.run_ref().cloned() else {
+            return;
+        };
+        if view.is_dark(Side::Primary) && view.serves(Side::Canary) && !run.diverted {
+            return self.divert(view, Side::Primary);
+        }
+        if run.diverted {
+            let deadline = signed(self.canary.spec.progress_deadline());
+            if view.serves(Side::Primary) {
+                let now = self.now;
+                self.status.canary_weight = 0;
+                return self.with_run(|run| {
+                    run.diverted = false;
+                    run.drain_from = Some(now);
+                });
+            }
+            if self.is_past(run.drain_from, deadline) {
+                return self.promotion_failed(view, "no ready endpoints");
+            }
+            return self.wake_after(run.drain_from, deadline);
+        }
+        if !self.settled(view, Side::Primary) {
+            return;
+        }
+        self.drained = true;
+        let superseded = self
+            .run_ref()
+            .is_some_and(|run| run.revision != view.identity.revision);
+        if !superseded && view.kind.replicas(&view.target) > 0 {
+            return;
+        }
+        let Some(run) = self.run_ref().cloned() else {
+            return;
+        };
+        let identity = Identity {
+            revision: run.revision.clone(),
+            configs: run.tracked_configs.clone(),
+        };
+        self.record_promoted(view, &identity, run.template.clone());
+        let skipped = self.canary.spec.skip_analysis();
+        self.tallies.push(Tally::Succeeded { skipped });
+        self.end_run(
+            Phase::Succeeded,
+            "Promoted",
+            "All checks passed; the primary runs the revision.",
+        );
+        let (text, alert) = if skipped {
+            (
+                format!(
+                    "Promotion completed! Canary analysis was skipped for {}",
+                    self.target_name()
+                ),
+                "Canary analysis was skipped, promotion finished.",
+            )
+        } else {
+            (
+                format!("Promotion completed! Scaling down {}", self.target_name()),
+                "Canary analysis completed successfully, promotion finished.",
+            )
+        };
+        self.tell_and_alert(Severity::Info, "Succeeded", text, alert.to_owned());
+    }
+
+    /// Weights first, then the route is seen to be applied, then a drain time, only then pods go.
+    pub(super) fn settled(&mut self, view: &View<'a>, to: Side) -> bool {
+        let Some(from) = self.run_ref().and_then(|run| run.drain_from) else {
+            return false;
+        };
+        let deadline = signed(self.canary.spec.progress_deadline());
+        if !view.serves(to) {
+            return false;
+        }
+        let carried = !view.router.capabilities().weights
+            || view
+                .route
+                .as_ref()
+                .ok()
+                .and_then(|route| route.split)
+                .is_some_and(|split| split == Split::PRIMARY);
+        let applied = view.applied().is_ok() || self.is_past(Some(from), deadline);
+        let drain = signed(self.canary.spec.analysis.drain());
+        self.wake_after(Some(from), drain);
+        self.wake_after(Some(from), deadline);
+        carried && applied && self.is_past(Some(from), drain)
+    }
+}

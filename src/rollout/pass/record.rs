@@ -1,0 +1,193 @@
+//! What the status remembers: runs and how they ended, what was applied and what was promoted, measurements, cookies.
+
+use super::{Pass, weights};
+use crate::api::{HookType, Phase, Promoted, Run};
+use crate::rollout::checks;
+use crate::rollout::checks::Judged;
+use crate::rollout::decision::Tally;
+use crate::rollout::stage::Stage;
+use crate::rollout::view::{Identity, View};
+use crate::routing::Split;
+use crate::workload::revision;
+
+impl<'a> Pass<'a> {
+    pub(super) fn end_run(&mut self, phase: Phase, outcome: &str, cause: &str) {
+        if let Some(run) = self.status.run.take() {
+            let told = self
+                .status
+                .history
+                .last()
+                .is_some_and(|last| last.number == run.number && last.outcome == "Held");
+            if !told {
+                self.status
+                    .remember(checks::past_run(&run, outcome, cause, self.now));
+            }
+            if self
+                .canary
+                .spec
+                .analysis
+                .hooks(HookType::PostRollout)
+                .next()
+                .is_some()
+            {
+                self.status.run = Some(Run {
+                    id: run.id,
+                    number: run.number,
+                    revision: run.revision,
+                    template: run.template,
+                    tracked_configs: run.tracked_configs,
+                    stage: Stage::PostRollout.as_str().to_owned(),
+                    step_started_at: Some(self.now),
+                    ..Run::default()
+                });
+            }
+        }
+        self.status.phase = phase;
+        self.status.canary_weight = 0;
+        self.status.iterations = 0;
+        self.status.failed_checks = 0;
+        self.drop_cookies();
+    }
+
+    pub(super) fn new_run(&self, view: &View<'a>, stage: Stage, number: i64) -> Run {
+        Run {
+            id: format!("{number}-{}", self.now.as_millisecond()),
+            number,
+            revision: view.identity.revision.clone(),
+            template: Some(revision::object_ref(self.canary, &view.identity.revision).name),
+            tracked_configs: view.identity.configs.clone(),
+            started_at: Some(self.now),
+            stage: stage.as_str().to_owned(),
+            weights: Some(weights(Split::PRIMARY)),
+            ..Run::default()
+        }
+    }
+
+    pub(super) fn next_number(&self) -> i64 {
+        let past = self.status.history.last().map_or(0, |run| run.number);
+        let present = self.run_ref().map_or(0, |run| {
+            if run.stage == Stage::Waiting.as_str() {
+                run.number - 1
+            } else {
+                run.number
+            }
+        });
+        past.max(present) + 1
+    }
+
+    pub(super) fn record_applied(&mut self, identity: &Identity) {
+        self.status.last_applied_spec = Some(identity.revision.clone());
+        self.status.tracked_configs = self
+            .snapshot
+            .settings
+            .workload
+            .config_tracking
+            .then(|| identity.configs.clone());
+    }
+
+    pub(super) fn record_promoted(
+        &mut self,
+        view: &View<'_>,
+        identity: &Identity,
+        template: Option<String>,
+    ) {
+        let replicas = view
+            .primary
+            .object()
+            .map(|primary| view.kind.replicas(primary))
+            .filter(|replicas| *replicas > 0);
+        self.status.last_promoted_spec = Some(identity.revision.clone());
+        self.status.promoted = Some(Promoted {
+            revision: identity.revision.clone(),
+            template,
+            tracked_configs: identity.configs.clone(),
+            promoted_at: Some(self.now),
+            replicas,
+        });
+    }
+
+    pub(super) fn record_metrics(&mut self, judged: &[Judged]) {
+        for one in judged {
+            if let Some(value) = one.value {
+                self.tallies.push(Tally::Measured {
+                    metric: one.status.name.clone(),
+                    value,
+                });
+            }
+            let mut fresh = one.status.clone();
+            let slot = self
+                .status
+                .metrics
+                .iter_mut()
+                .find(|known| known.name == fresh.name);
+            let mut recent = slot
+                .as_ref()
+                .map(|known| known.recent.clone())
+                .unwrap_or_default();
+            recent.extend(fresh.value.clone());
+            let surplus = recent
+                .len()
+                .saturating_sub(crate::api::canary_status::RECENT_LENGTH);
+            recent.drain(..surplus);
+            fresh.recent = recent;
+            match slot {
+                Some(known) => *known = fresh,
+                None => self.status.metrics.push(fresh),
+            }
+        }
+    }
+
+    pub(super) fn is_promoted(&self, identity: &Identity) -> bool {
+        self.status.promoted.as_ref().is_some_and(|promoted| {
+            promoted.revision == identity.revision && promoted.tracked_configs == identity.configs
+        })
+    }
+
+    pub(super) fn is_applied(&self, identity: &Identity) -> bool {
+        let same_configs =
+            self.status.tracked_configs.clone().unwrap_or_default() == identity.configs;
+        self.status.last_applied_spec.as_deref() == Some(&identity.revision) && same_configs
+    }
+
+    pub(super) fn is_ours(&self, identity: &Identity) -> bool {
+        self.run_ref().is_some_and(|run| {
+            run.revision == identity.revision && run.tracked_configs == identity.configs
+        })
+    }
+
+    pub(super) fn keep_cookies(&mut self) {
+        let Some(affinity) = &self.canary.spec.analysis.session_affinity else {
+            return;
+        };
+        if self.status.canary_weight > 0 && self.status.session_affinity_cookie.is_none() {
+            self.status.session_affinity_cookie = Some(format!(
+                "{}={}",
+                affinity.cookie_name,
+                letters(self.snapshot.entropy)
+            ));
+            self.status.primary_session_affinity_cookie = affinity
+                .primary_cookie_name
+                .as_ref()
+                .map(|name| format!("{name}={}", letters(!self.snapshot.entropy)));
+        }
+    }
+
+    pub(super) fn drop_cookies(&mut self) {
+        if let Some(cookie) = self.status.session_affinity_cookie.take() {
+            self.status.previous_session_affinity_cookie = Some(cookie);
+        }
+        self.status.primary_session_affinity_cookie = None;
+    }
+}
+
+/// Ten letters from a number, for a cookie's value.
+fn letters(mut seed: u64) -> String {
+    (0..10)
+        .map(|_| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            char::from(b'a' + u8::try_from((seed >> 33) % 26).unwrap_or(0))
+        })
+        .collect()
+}

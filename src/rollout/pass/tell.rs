@@ -1,0 +1,63 @@
+//! What people are told, in Flagger's words where it has some.
+
+use super::Pass;
+use crate::rollout::converge;
+use crate::rollout::decision::{Announcement, Severity};
+
+impl Pass<'_> {
+    pub(super) fn tell(&mut self, severity: Severity, reason: &'static str, message: String) {
+        let phase = self.status.phase.as_str().to_owned();
+        self.announcements.push(Announcement {
+            severity,
+            reason,
+            message,
+            phase,
+            alert: None,
+        });
+    }
+
+    pub(super) fn tell_and_alert(
+        &mut self,
+        severity: Severity,
+        reason: &'static str,
+        message: String,
+        alert: String,
+    ) {
+        self.tell(severity, reason, message);
+        self.announcements
+            .last_mut()
+            .into_iter()
+            .for_each(|told| told.alert = Some(alert.clone()));
+    }
+
+    pub(super) fn tell_gate(&mut self, message: String, alert: &str, muted: bool) {
+        self.tell(Severity::Warn, "GateClosed", message);
+        if !muted {
+            self.announcements
+                .last_mut()
+                .into_iter()
+                .for_each(|told| told.alert = Some(alert.to_owned()));
+        }
+    }
+
+    pub(super) fn tell_passed(&mut self, label: &str, hooks: &[String]) {
+        for hook in hooks {
+            self.tell(
+                Severity::Info,
+                "HookPassed",
+                format!("{label} check {hook} passed"),
+            );
+        }
+    }
+
+    pub(super) fn tell_drift(&mut self, foreign: &converge::Drift) {
+        self.tell(
+            Severity::Warn,
+            "RouteDrift",
+            format!(
+                "{} had been changed by {} to canary weight {}; it is set back to {}",
+                foreign.object, foreign.writer, foreign.found, foreign.wanted
+            ),
+        );
+    }
+}
