@@ -26,7 +26,10 @@ impl Frame {
         let mut left = self.width;
         let mut line = String::new();
         for (style, text) in parts {
-            let shown: String = text.chars().take(left).collect();
+            let mut shown: String = text.chars().take(left).collect();
+            if text.chars().count() > left && shown.pop().is_some() {
+                shown.push('…');
+            }
             left -= shown.chars().count();
             if self.colour && !style.is_empty() && !shown.is_empty() {
                 let _ = write!(line, "\x1b[{style}m{shown}\x1b[0m");
@@ -53,10 +56,15 @@ fn count(cells: usize, filled: u32) -> usize {
     (cells * filled.min(100) as usize + 50) / 100
 }
 
-/// One frame, always of the same height, each line at most `width` characters and ended by a newline.
+/// Lines of a frame beside the checks and events.
+const FIXED: usize = 16;
+
+/// One frame, always of the same height, each line at most `width` characters and ended by a newline. Checks and events that do not
+/// fit into `height` lines are left out, oldest first.
 #[must_use]
-pub fn render(model: &DemoModel, width: usize, colour: bool) -> String {
+pub fn render(model: &DemoModel, width: usize, height: usize, colour: bool) -> String {
     let width = width.max(40);
+    let kept = (height.saturating_sub(FIXED) / 2).clamp(1, KEPT);
     let mut frame = Frame {
         text: String::new(),
         width,
@@ -112,8 +120,9 @@ pub fn render(model: &DemoModel, width: usize, colour: bool) -> String {
     }
 
     frame.heading("checks");
-    for row in 0..KEPT {
-        match model.verdicts.get(row) {
+    let verdicts = &model.verdicts[model.verdicts.len().saturating_sub(kept)..];
+    for row in 0..kept {
+        match verdicts.get(row) {
             None => frame.line(&[]),
             Some(check) => {
                 let (style, sign) = verdict_sign(check.verdict);
@@ -128,8 +137,9 @@ pub fn render(model: &DemoModel, width: usize, colour: bool) -> String {
     }
 
     frame.heading("events");
-    for row in 0..KEPT {
-        match model.events.get(row) {
+    let events = &model.events[model.events.len().saturating_sub(kept)..];
+    for row in 0..kept {
+        match events.get(row) {
             None => frame.line(&[]),
             Some(event) => {
                 let style = if event.warning { RED } else { "" };
@@ -372,7 +382,7 @@ checks
 
 events
  1:28  New revision detected
- 1:34  Halt advancement: request-success-rate 95.0 is below its least value of 9
+ 1:34  Halt advancement: request-success-rate 95.0 is below its least value of …
 
 
 
@@ -380,12 +390,12 @@ events
 
 18950 requests served, 0 lost
 ";
-        assert_eq!(render(&rolling_back(), 80, false), expected);
+        assert_eq!(render(&rolling_back(), 80, 30, false), expected);
     }
 
     #[test]
     fn colour_changes_nothing_but_colour() {
-        let painted = render(&rolling_back(), 80, true);
+        let painted = render(&rolling_back(), 80, 30, true);
         assert!(
             painted.contains("\x1b[31m✗\x1b[0m"),
             "a failed check is red"
@@ -400,7 +410,7 @@ events
         let bare: Vec<&str> = bare.lines().map(str::trim_end).collect();
         assert_eq!(
             bare,
-            render(&rolling_back(), 80, false)
+            render(&rolling_back(), 80, 30, false)
                 .lines()
                 .collect::<Vec<_>>()
         );
@@ -408,9 +418,9 @@ events
 
     #[test]
     fn every_frame_has_the_same_height_and_fits_its_width() {
-        let empty = render(&DemoModel::default(), 60, false);
+        let empty = render(&DemoModel::default(), 60, 30, false);
         for width in [0, 40, 60, 200] {
-            let frame = render(&rolling_back(), width, false);
+            let frame = render(&rolling_back(), width, 30, false);
             assert_eq!(frame.lines().count(), empty.lines().count());
             assert!(
                 frame
@@ -419,6 +429,16 @@ events
                 "{frame}"
             );
         }
+    }
+
+    #[test]
+    fn a_low_terminal_keeps_the_newest_lines() {
+        for height in 20..40 {
+            let frame = render(&rolling_back(), 80, height, false);
+            assert!(frame.lines().count() <= height, "{height}:\n{frame}");
+            assert!(frame.contains("✓ request-duration"), "{height}:\n{frame}");
+        }
+        assert!(!render(&rolling_back(), 80, 20, false).contains("no data yet"));
     }
 
     #[test]

@@ -32,7 +32,9 @@ impl Screen {
         let mut out = io::stdout().lock();
         match self {
             Self::Live { drawn, colour } => {
-                let frame = render(model, width(), *colour);
+                let (width, height) = size();
+                // The cursor rests on a line of its own below the frame.
+                let frame = render(model, width, height - 1, *colour);
                 // Back to the first line of the last frame, then each line over the old one: nothing flickers.
                 if *drawn > 0 {
                     write!(out, "\x1b[{drawn}A")?;
@@ -59,10 +61,10 @@ impl Drop for Screen {
     }
 }
 
-fn width() -> usize {
-    terminal_size::terminal_size()
-        .map_or(80, |(terminal_size::Width(columns), _)| {
-            usize::from(columns)
-        })
-        .min(100)
+/// Columns and lines to draw in.
+fn size() -> (usize, usize) {
+    let (columns, lines) = terminal_size::terminal_size().map_or((80, 24), |(columns, lines)| {
+        (usize::from(columns.0), usize::from(lines.0))
+    });
+    (columns.min(100), lines.max(1))
 }

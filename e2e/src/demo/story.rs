@@ -300,7 +300,9 @@ fn checks(status: &Value) -> Vec<((String, String), VerdictLine)> {
             line = format!("{line}, limit {}", text("limit"));
         }
         if verdict == Verdict::Open {
-            line = format!("{line}: {}", text("reason"));
+            // The whole reason is in the event; here its core says what was found.
+            let reason = text("reason").rsplit(": ").next().unwrap_or_default();
+            line = format!("{line}: {}", reason.split(';').next().unwrap_or_default());
         }
         found.push((
             (text("name").to_owned(), text("at").to_owned()),
@@ -367,7 +369,7 @@ mod tests {
         assert_eq!(container["image"], "serin-demo-app:1.2.0");
         assert_eq!(
             container["env"],
-            json!([{"name": "VERSION", "value": "1.2.0"}, {"name": "ERROR_RATE", "value": "5%"}])
+            json!([{"name": "VERSION", "value": "1.2.0"}, {"name": "ERROR_RATE", "value": "5%"}, {"name": "DELAY_MS", "value": "5"}])
         );
         assert_eq!(objects[2].data, manifests("1.0.0", "0").unwrap()[2].data);
     }
@@ -399,7 +401,7 @@ mod tests {
     fn checks_say_value_and_limit_and_why_there_is_none() {
         let status = json!({"metrics": [
             {"name": "request-success-rate", "value": "95.2", "limit": "≥ 99", "verdict": "Failed", "at": "2026-01-01T00:00:00Z"},
-            {"name": "latency", "verdict": "NoData", "reason": "no traffic yet", "at": "2026-01-01T00:00:00Z"},
+            {"name": "latency", "verdict": "NoData", "reason": "Halt advancement no values found: no traffic yet; 1 series", "at": "2026-01-01T00:00:00Z"},
             {"name": "later", "verdict": ""},
         ]});
         let told: Vec<(Verdict, String)> = checks(&status)
