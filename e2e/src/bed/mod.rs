@@ -315,11 +315,20 @@ impl Bed {
         let name = format!("serin-{number}");
         // Pods live in the same network, so a listener on all addresses would take their ports.
         let port = (9400 + number % 500).to_string();
+        let arguments: Vec<&str> = arguments.into_iter().collect();
+        let own_port = arguments
+            .iter()
+            .any(|argument| argument.trim_start_matches('-').starts_with("port"));
         let program = Program::new(beside("serin")?)
             .env("KUBECONFIG", self.kubeconfig("serin"))
             .env("POD_NAME", &name)
             .env("POD_NAMESPACE", "serin-system")
-            .args(["controller", "--bind-address", "127.0.0.1", "--port", &port])
+            .args(["controller", "--bind-address", "127.0.0.1"])
+            .args(if own_port {
+                Vec::new()
+            } else {
+                vec!["--port", port.as_str()]
+            })
             .args(arguments);
         Process::start(&name, &program, &self.logs())
     }

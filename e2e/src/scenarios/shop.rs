@@ -108,8 +108,8 @@ impl<'a> Shop<'a> {
                     Ok((shop
                         .load()?
                         .report_since(shop.load()?.mark_ago(Duration::from_secs(1)))
-                        .answered()
-                        > 100)
+                        .answered() as f64
+                        > plan.rate / 2.0)
                         .then_some(()))
                 },
             )
