@@ -539,6 +539,10 @@ impl Controller {
             let guarded = after_status(write, object, &live);
             wrote |= self.executor.write(key, &guarded).await?;
         }
+        if decision.status.is_none() && !decision.announcements.is_empty() {
+            // What is told without a change of status is told of the writes: a route that was set back, for example.
+            self.announcer.tell(canary, &decision.announcements);
+        }
         Ok(wrote)
     }
 

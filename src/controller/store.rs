@@ -9,7 +9,7 @@
 //! ```
 
 use super::queue::CanaryKey;
-use crate::object::{Kind, Object, kinds};
+use crate::object::{Kind, Object, has_inheritance, kinds};
 use crate::rollout::ListRef;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -513,6 +513,7 @@ fn project(kind: &Kind, mut object: Object) -> Object {
         whole.insert("apiVersion".to_owned(), Value::String(kind.api_version()));
         whole.insert("kind".to_owned(), Value::String(kind.kind.to_string()));
     }
+    let inherits = has_inheritance(kind, &object);
     let Some(metadata) = object
         .value_mut()
         .get_mut("metadata")
@@ -520,7 +521,9 @@ fn project(kind: &Kind, mut object: Object) -> Object {
     else {
         return object;
     };
-    if is_route(kind) {
+    if inherits {
+        // Needed whole: Flagger's fields become ours before the first apply.
+    } else if is_route(kind) {
         if let Some(Value::Array(fields)) = metadata.get_mut("managedFields") {
             for entry in fields {
                 if let Some(entry) = entry.as_object_mut() {

@@ -76,6 +76,12 @@ pub(super) fn inherit(kind: &Kind, live: &Object) -> Option<Write> {
     })
 }
 
+/// Whether Flagger has fields in `live` that [`inherit`] would make ours; caches keep `metadata.managedFields` whole as long as it has.
+#[must_use]
+pub fn has_inheritance(kind: &Kind, live: &Object) -> bool {
+    inherit(kind, live).is_some()
+}
+
 /// The union of two sets of fields in the `FieldsV1` form.
 fn unite(into: &mut Value, from: &Value) {
     if let (Some(into), Some(from)) = (into.as_object_mut(), from.as_object()) {

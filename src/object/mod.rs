@@ -17,7 +17,7 @@ mod reading;
 mod write;
 
 pub use canonical::{canonical_json, covers, digest, short_digest};
-pub use inherit::FIELD_MANAGER;
+pub use inherit::{FIELD_MANAGER, has_inheritance};
 pub use kind::{Kind, ObjectRef, kinds};
 pub use reading::{Endpoints, Pods, Reading};
 pub use write::{

@@ -279,9 +279,10 @@ pub fn foreign_writer(object: &Object) -> Option<String> {
         .filter(|entry| entry["subresource"].as_str().unwrap_or_default().is_empty())
         .filter_map(|entry| {
             let manager = entry["manager"].as_str()?;
-            let own = OWN_HANDS.contains(&manager);
-            Some((entry["time"].as_str().unwrap_or_default(), own, manager))
+            let foreign = !OWN_HANDS.contains(&manager);
+            // Times are whole seconds. Whoever wrote in the same second as we did came after us, else there would be nothing to ask.
+            Some((entry["time"].as_str().unwrap_or_default(), foreign, manager))
         })
         .max()?;
-    (!newest.1).then(|| newest.2.to_owned())
+    newest.1.then(|| newest.2.to_owned())
 }
