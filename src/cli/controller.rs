@@ -294,9 +294,9 @@ pub fn run(arguments: &ControllerArguments) -> anyhow::Result<()> {
         .build()
         .context("the runtime can't be started")?;
     let result = runtime.block_on(async {
-        let config = kube_config(&arguments.kubeconfig, &arguments.master).await?;
         let stop = CancellationToken::new();
         tokio::spawn(stop_on_signal(stop.clone()));
+        let config = kube_config(&arguments.kubeconfig, &arguments.master).await?;
         controller::run(config, options, stop).await?;
         Ok(())
     });

@@ -406,7 +406,10 @@ impl Caches {
         inner.stores.entry(key.clone()).or_insert_with(|| {
             tracing::debug!(kind = %key.kind.kind, namespace = key.namespace.as_deref().unwrap_or("*"), "starting to watch");
             tokio::spawn(Arc::clone(self).follow(key.clone()));
-            Store::new(key.kind.clone(), key.kind == kinds::CANARY)
+            Store::new(
+                key.kind.clone(),
+                [kinds::CANARY, kinds::CONTROLLER_REVISION].contains(&key.kind),
+            )
         })
     }
 

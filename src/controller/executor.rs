@@ -303,35 +303,35 @@ fn dropped(written: &Value, live: &Value, path: &str) -> Option<String> {
     }
 }
 
+/// The identity that an object is expected to have, by field of its metadata.
+fn identity(expect: &Expect) -> Vec<(&'static str, &str)> {
+    match expect {
+        Expect::Any => Vec::new(),
+        Expect::Same { uid } => vec![("uid", uid)],
+        Expect::Version {
+            uid,
+            resource_version,
+        } => vec![("uid", uid), ("resourceVersion", resource_version)],
+    }
+}
+
 /// Adds the expected identity to a body that has metadata.
 fn guarded(mut body: Value, expect: &Expect) -> Value {
-    if let Expect::Version {
-        uid,
-        resource_version,
-    } = expect
-    {
+    for (field, value) in identity(expect) {
         if !body["metadata"].is_object() {
             body["metadata"] = json!({});
         }
-        body["metadata"]["uid"] = Value::String(uid.clone());
-        body["metadata"]["resourceVersion"] = Value::String(resource_version.clone());
+        body["metadata"][field] = Value::String(value.to_owned());
     }
     body
 }
 
 /// Puts the tests of the expected identity before the operations.
 fn tested(operations: &[Value], expect: &Expect) -> Value {
-    let mut all = Vec::new();
-    if let Expect::Version {
-        uid,
-        resource_version,
-    } = expect
-    {
-        all.push(json!({"op": "test", "path": "/metadata/uid", "value": uid}));
-        all.push(
-            json!({"op": "test", "path": "/metadata/resourceVersion", "value": resource_version}),
-        );
-    }
+    let mut all: Vec<Value> = identity(expect)
+        .into_iter()
+        .map(|(field, value)| json!({"op": "test", "path": format!("/metadata/{field}"), "value": value}))
+        .collect();
     all.extend(operations.iter().cloned());
     Value::Array(all)
 }
@@ -339,12 +339,8 @@ fn tested(operations: &[Value], expect: &Expect) -> Value {
 fn delete_options(expect: &Expect) -> Value {
     let mut options =
         json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
-    if let Expect::Version {
-        uid,
-        resource_version,
-    } = expect
-    {
-        options["preconditions"] = json!({"uid": uid, "resourceVersion": resource_version});
+    for (field, value) in identity(expect) {
+        options["preconditions"][field] = Value::String(value.to_owned());
     }
     options
 }

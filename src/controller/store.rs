@@ -149,6 +149,8 @@ impl Store {
         match (&self.phase, &entry.known) {
             (Phase::Unserved(why), _) => Lookup::Unserved(why.clone()),
             (Phase::Starting, _) => Lookup::NotReady,
+            // A store that keeps all has seen all: what it does not hold is not there.
+            (Phase::Ready, Knowledge::Unread) if self.keep_all => Lookup::Known(None),
             (Phase::Ready, Knowledge::Unread) => Lookup::Read(now),
             (Phase::Ready, Knowledge::Absent(_)) => Lookup::Known(None),
             (Phase::Ready, Knowledge::Present(object, _)) => {

@@ -14,6 +14,11 @@ pub const APPLIED_ANNOTATION: &str = "serin.dev/applied";
 pub enum Expect {
     /// Nothing; used where a later writer can't be hurt.
     Any,
+    /// The same object, whatever became of it since it was read; for a change that is right in any case, such as scaling up.
+    Same {
+        /// `metadata.uid` as read.
+        uid: String,
+    },
     /// The object as it was read.
     Version {
         /// `metadata.uid` as read.
@@ -31,6 +36,24 @@ impl Expect {
             uid: object.uid().to_owned(),
             resource_version: object.resource_version().to_owned(),
         }
+    }
+}
+
+impl Write {
+    /// The same write with a weaker expectation: the object may have changed since it was read, if it is still the same one.
+    #[must_use]
+    pub fn whatever_version(mut self) -> Self {
+        let expect = match &mut self {
+            Self::Apply { expect, .. }
+            | Self::Patch { expect, .. }
+            | Self::Delete { expect, .. } => expect,
+        };
+        if let Expect::Version { uid, .. } = expect {
+            *expect = Expect::Same {
+                uid: std::mem::take(uid),
+            };
+        }
+        self
     }
 }
 

@@ -174,8 +174,7 @@ fn fill(
             view.primary.object(),
             autoscaler,
         );
-        plan.writes
-            .extend(view.kind.scale(&view.target, replicas.max(1)));
+        plan.writes.extend(scale_up(view, replicas.max(1)));
     }
     if !intent.asleep {
         plan.writes.extend(autoscaler.and_then(autoscaler::resume));
@@ -243,6 +242,13 @@ fn route_writes(
     }
     plan.writes.extend(writes);
     Ok(())
+}
+
+/// More pods are right whatever else became of the target; its controller writes to it all the time while users change it.
+fn scale_up(view: &View<'_>, replicas: i64) -> Option<Write> {
+    view.kind
+        .scale(&view.target, replicas)
+        .map(Write::whatever_version)
 }
 
 /// The primary's copies of the configs that a revision was judged with. A source that has changed since is a newer revision: what was

@@ -205,6 +205,12 @@ pub async fn killed_controller(bed: &Bed) -> Result<()> {
         "the primary runs the release"
     );
     println!("        killed {kills} times, in {phases:?}");
+    bed.wait("the last controller to be at work", PATIENCE, async || {
+        Ok(std::fs::read_to_string(serin.log())?
+            .contains("the cache is ready")
+            .then_some(()))
+    })
+    .await?;
     let status = serin.stop().await?;
     ensure!(
         status.success(),
