@@ -72,12 +72,11 @@ pub(super) fn ask_hooks(
     let mut pending = false;
     for (position, hook) in view.canary.spec.analysis.hooks(kind).enumerate() {
         let need = hook_need(view, round, hook, position, phase);
-        match view.snapshot.finding(&need) {
-            Some(Finding::Hook(answer)) => answers.push((hook, answer.clone())),
-            _ => {
-                pending = true;
-                needs.push(need);
-            }
+        if let Some(Finding::Hook(answer)) = view.snapshot.finding(&need) {
+            answers.push((hook, answer.clone()));
+        } else {
+            pending = true;
+            needs.push(need);
         }
     }
     let refused = answers.iter().find_map(|(hook, answer)| match answer {
@@ -124,7 +123,7 @@ pub(super) fn ask_rollback_hooks(
         let need = hook_need(view, round, hook, position, phase);
         match view.snapshot.finding(&need) {
             Some(Finding::Hook(HookAnswer::Passed)) => {
-                signalled = signalled.or(Some(hook.name.clone()))
+                signalled = signalled.or(Some(hook.name.clone()));
             }
             Some(_) => {}
             None => {
@@ -225,14 +224,11 @@ pub(super) fn ask_metrics(view: &View<'_>, round: &Round, needs: &mut Vec<Need>)
             }
         };
         let need = metric_need(round, position, &query);
-        match snapshot.finding(&need) {
-            Some(Finding::Metric { measurement, at }) => {
-                judged.push(judge(view, &query, measurement, *at));
-            }
-            _ => {
-                pending = true;
-                needs.push(need);
-            }
+        if let Some(Finding::Metric { measurement, at }) = snapshot.finding(&need) {
+            judged.push(judge(view, &query, measurement, *at));
+        } else {
+            pending = true;
+            needs.push(need);
         }
     }
     if pending {

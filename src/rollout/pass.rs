@@ -65,7 +65,7 @@ pub(super) fn decide(snapshot: &Snapshot) -> Decision {
     pass.finish(writes)
 }
 
-impl<'a> Pass<'a> {
+impl Pass<'_> {
     fn run(&mut self) -> Vec<Write> {
         if self.canary.metadata.is_deleting() {
             return self.terminate();

@@ -134,8 +134,7 @@ impl<'a> Pass<'a> {
     pub(super) fn check(&mut self, view: &View<'a>, run: &Run, round: &Round) {
         let phase = self.status.phase;
         match checks::ask_rollback_hooks(view, round, phase.as_str(), &mut self.needs) {
-            Err(()) => {}
-            Ok(None) => {}
+            Err(()) | Ok(None) => {}
             Ok(Some(hook)) => {
                 self.tell(
                     Severity::Warn,
@@ -160,7 +159,7 @@ impl<'a> Pass<'a> {
         match (run.pre_rollout_passed, untouched) {
             (false, _) => self.check_pre_rollout(view, round),
             // Held by a gate before the first traffic: there is nothing to measure yet.
-            (true, true) => self.advance(view, round, Vec::new()),
+            (true, true) => self.advance(view, round, &[]),
             (true, false) => self.check_analysis(view, run, round),
         }
     }
@@ -175,14 +174,14 @@ impl<'a> Pass<'a> {
         ) {
             HookOutcome::Pending => {}
             HookOutcome::Unreachable { hook, why } => {
-                self.hold_for_data(view, &format!("pre-rollout hook {hook}"), &why)
+                self.hold_for_data(view, &format!("pre-rollout hook {hook}"), &why);
             }
             HookOutcome::Refused { hook, answer, .. } => {
                 let text = format!(
                     "Halt {} advancement pre-rollout check {hook} failed {answer}",
                     self.full_name()
                 );
-                self.failed_check(view, vec![text], Vec::new());
+                self.failed_check(view, vec![text], &[]);
             }
             HookOutcome::Passed(hooks) => {
                 if !self.needs.is_empty() {
@@ -205,7 +204,7 @@ impl<'a> Pass<'a> {
                     // The canary has traffic from the start: it is measured before anything else.
                     return self.measure_first();
                 }
-                self.advance(view, round, Vec::new());
+                self.advance(view, round, &[]);
             }
         }
     }
@@ -214,7 +213,7 @@ impl<'a> Pass<'a> {
     pub(super) fn measure_first(&mut self) {
         let (now, next) = (self.now, self.after(self.interval()));
         self.with_run(|run| {
-            run.stage = Stage::Analysing.as_str().to_owned();
+            Stage::Analysing.as_str().clone_into(&mut run.stage);
             run.checks += 1;
             run.step_started_at = Some(now);
             run.next_check_at = next;
@@ -256,7 +255,7 @@ impl<'a> Pass<'a> {
                 .filter_map(|one| one.message.clone()),
         );
         if !failures.is_empty() {
-            return self.failed_check(view, failures, judged);
+            return self.failed_check(view, failures, &judged);
         }
         let silent = judged
             .iter()
@@ -278,11 +277,11 @@ impl<'a> Pass<'a> {
             }
             return;
         }
-        self.advance(view, round, judged);
+        self.advance(view, round, &judged);
     }
 
     /// All checks of the round passed: go through the gates and take the next step of the strategy.
-    pub(super) fn advance(&mut self, view: &View<'a>, round: &Round, judged: Vec<Judged>) {
+    pub(super) fn advance(&mut self, view: &View<'a>, round: &Round, judged: &[Judged]) {
         self.end_silence();
         let Some(run) = self.run_ref().cloned() else {
             return;
@@ -326,7 +325,7 @@ impl<'a> Pass<'a> {
                             text,
                         );
                     }
-                    NextStep::Top => self.confirm_and_promote(view, round, &judged),
+                    NextStep::Top => self.confirm_and_promote(view, round, judged),
                 }
             }
             Strategy::AbTesting => {
@@ -340,7 +339,7 @@ impl<'a> Pass<'a> {
                     self.status.iterations = done + 1;
                     self.take_step(view, Split::CANARY, judged, text);
                 } else {
-                    self.confirm_and_promote(view, round, &judged);
+                    self.confirm_and_promote(view, round, judged);
                 }
             }
             Strategy::BlueGreen => {
@@ -374,7 +373,7 @@ impl<'a> Pass<'a> {
                     self.status.iterations = all + 1;
                     self.take_step(view, Split::CANARY, judged, text.to_owned());
                 } else {
-                    self.confirm_and_promote(view, round, &judged);
+                    self.confirm_and_promote(view, round, judged);
                 }
             }
         }
@@ -384,17 +383,17 @@ impl<'a> Pass<'a> {
         &mut self,
         view: &View<'a>,
         split: Split,
-        judged: Vec<Judged>,
+        judged: &[Judged],
         text: String,
     ) {
         // I2: no weight is raised on a side that could not answer.
         if split.canary > Weight::NONE && !view.serves(Side::Canary) {
             return;
         }
-        self.record_metrics(&judged);
+        self.record_metrics(judged);
         let (now, next) = (self.now, self.after(self.interval()));
         self.with_run(|run| {
-            run.stage = Stage::Analysing.as_str().to_owned();
+            Stage::Analysing.as_str().clone_into(&mut run.stage);
             run.weights = Some(weights(split));
             run.mirrored = split.mirrored;
             run.step += 1;
@@ -419,14 +418,9 @@ impl<'a> Pass<'a> {
         }
     }
 
-    pub(super) fn failed_check(
-        &mut self,
-        view: &View<'a>,
-        texts: Vec<String>,
-        judged: Vec<Judged>,
-    ) {
+    pub(super) fn failed_check(&mut self, view: &View<'a>, texts: Vec<String>, judged: &[Judged]) {
         let analysis = &self.canary.spec.analysis;
-        self.record_metrics(&judged);
+        self.record_metrics(judged);
         let next = self.after(self.interval());
         let window = analysis.failure_window();
         let mut failed_in_window = 0;

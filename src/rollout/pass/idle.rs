@@ -93,10 +93,10 @@ impl<'a> Pass<'a> {
                 self.start_run(view);
             }
             HookOutcome::Refused { hook, muted, .. } => {
-                self.wait_for_approval(view, &hook, muted, round.next)
+                self.wait_for_approval(view, &hook, muted, round.next);
             }
             HookOutcome::Unreachable { hook, .. } => {
-                self.wait_for_approval(view, &hook, true, round.next)
+                self.wait_for_approval(view, &hook, true, round.next);
             }
         }
     }

@@ -38,10 +38,10 @@ impl<'a> Pass<'a> {
                     });
                 }
                 Readiness::Waiting { message } => {
-                    self.hold_initialisation(view, since, &message, false)
+                    self.hold_initialisation(view, since, &message, false);
                 }
                 Readiness::Failed { message } => {
-                    self.hold_initialisation(view, since, &message, true)
+                    self.hold_initialisation(view, since, &message, true);
                 }
             }
             return;

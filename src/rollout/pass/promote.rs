@@ -16,7 +16,7 @@ impl<'a> Pass<'a> {
     pub(super) fn start_promotion(&mut self, _view: &View<'a>) {
         let now = self.now;
         self.with_run(|run| {
-            run.stage = Stage::Promoting.as_str().to_owned();
+            Stage::Promoting.as_str().clone_into(&mut run.stage);
             run.mirrored = false;
             run.step_started_at = Some(now);
             run.next_check_at = None;
@@ -87,7 +87,7 @@ impl<'a> Pass<'a> {
             let split = Split::canary(i64::from(present.percent()) - step);
             let next = self.after(self.interval());
             self.with_run(|run| {
-                run.stage = Stage::Returning.as_str().to_owned();
+                Stage::Returning.as_str().clone_into(&mut run.stage);
                 run.weights = Some(weights(split));
                 run.diverted = false;
                 run.next_check_at = next;
@@ -107,7 +107,7 @@ impl<'a> Pass<'a> {
         };
         let now = self.now;
         self.with_run(|run| {
-            run.stage = Stage::ScalingDown.as_str().to_owned();
+            Stage::ScalingDown.as_str().clone_into(&mut run.stage);
             run.weights = Some(weights(Split::PRIMARY));
             run.diverted = false;
             run.drain_from = Some(now);

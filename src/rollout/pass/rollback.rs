@@ -16,7 +16,7 @@ impl<'a> Pass<'a> {
             self.status.phase = Phase::Progressing;
         }
         self.with_run(|run| {
-            run.stage = stage.as_str().to_owned();
+            stage.as_str().clone_into(&mut run.stage);
             run.mirrored = false;
             run.diverted = false;
             clear_wait(run);
@@ -74,17 +74,16 @@ impl<'a> Pass<'a> {
         }
         let text = format!("Canary failed! Scaling down {}", self.full_name());
         self.tell(Severity::Warn, "RolledBack", text);
-        self.announcements
-            .last_mut()
-            .into_iter()
-            .for_each(|told| told.phase = Phase::Failed.as_str().to_owned());
+        if let Some(told) = self.announcements.last_mut() {
+            Phase::Failed.as_str().clone_into(&mut told.phase);
+        }
         self.tallies.push(Tally::Failed);
         self.end_run(Phase::Failed, "RolledBack", &cause);
     }
 
     pub(super) fn hold_on_canary(&mut self, cause: &str) {
         self.with_run(|run| {
-            run.stage = Stage::Held.as_str().to_owned();
+            Stage::Held.as_str().clone_into(&mut run.stage);
             run.weights = Some(weights(Split::CANARY));
             run.message = Some(cause.to_owned());
             clear_wait(run);

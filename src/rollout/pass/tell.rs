@@ -24,10 +24,9 @@ impl Pass<'_> {
         alert: String,
     ) {
         self.tell(severity, reason, message);
-        self.announcements
-            .last_mut()
-            .into_iter()
-            .for_each(|told| told.alert = Some(alert.clone()));
+        if let Some(told) = self.announcements.last_mut() {
+            told.alert = Some(alert);
+        }
     }
 
     pub(super) fn tell_gate(&mut self, message: String, alert: &str, muted: bool) {

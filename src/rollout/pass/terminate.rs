@@ -120,7 +120,7 @@ impl Pass<'_> {
                 let now = self.now;
                 if let Some(deletion) = self.status.deletion.as_mut() {
                     deletion.drain_from = Some(now);
-                    deletion.stage = "Draining".to_owned();
+                    "Draining".clone_into(&mut deletion.stage);
                     deletion.message =
                         Some("Routes lead to the target again; the primary drains.".to_owned());
                 }

@@ -6,7 +6,7 @@ use super::*;
 fn an_hour_of_silence(cluster: &mut Cluster) {
     cluster.run_until_calm();
     let before = cluster.status();
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster.advance(3600);
     assert_eq!(cluster.status(), before);
     assert_eq!(cluster.writes, []);
@@ -73,7 +73,7 @@ fn a_closed_gate_writes_and_tells_once_however_often_it_is_asked() {
         cluster.answer_hook("gate", refused());
         cluster.deploy("podinfo:2").advance(60);
         assert_eq!(cluster.phase(), phase, "{kind}");
-        cluster.from_here();
+        cluster.forget_the_past();
         cluster.advance(600);
         assert_eq!(cluster.writes, [], "{kind}");
         assert_eq!(cluster.told, [], "{kind}");

@@ -211,7 +211,7 @@ spec:
         let name = self.canary_name();
         let now = self.now.to_string();
         self.edit(&name, |canary| {
-            canary["metadata"]["deletionTimestamp"] = json!(now)
+            canary["metadata"]["deletionTimestamp"] = json!(now);
         })
     }
 
@@ -492,7 +492,7 @@ spec:
         let status = self.status();
         let condition = status.condition(kind).unwrap();
         (
-            condition.status.clone(),
+            condition.status,
             condition.reason.clone(),
             condition.message.clone().unwrap_or_default(),
         )
@@ -508,7 +508,7 @@ spec:
     }
 
     /// Forgets what was told, called and journalled so far.
-    pub fn from_here(&mut self) -> &mut Self {
+    pub fn forget_the_past(&mut self) -> &mut Self {
         self.told.clear();
         self.called.clear();
         self.journal.clear();
@@ -579,7 +579,9 @@ spec:
                 match patch {
                     Patch::Merge(change) => merge_patch(&mut live, change),
                     Patch::Json(operations) => {
-                        operations.iter().for_each(|one| operate(&mut live, one));
+                        for one in operations {
+                            operate(&mut live, one);
+                        }
                     }
                 }
                 self.store(&name, Object::new(live));

@@ -27,7 +27,7 @@ fn taken_over(more: &str) -> Cluster {
     cluster.given_deployment("podinfo:1");
     cluster.run_until(Phase::Initialized);
     assert_eq!(cluster.apex(), "podinfo-primary");
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster
 }
 
@@ -134,7 +134,7 @@ fn without_revert_nothing_is_touched() {
         canary["metadata"]["finalizers"] = json!(["somebody/else"]);
     });
     cluster.run_until_calm();
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster.delete_canary().advance(60);
     assert_eq!(cluster.writes, []);
     assert_eq!(cluster.told, []);

@@ -200,7 +200,7 @@ fn step_weights_that_are_edited_in_mid_run_go_on_from_where_the_traffic_is() {
     cluster.advance(1);
     assert_eq!(cluster.split(), Some((90, 10)));
     cluster.edit_canary(|spec| spec["analysis"]["stepWeights"] = json!([5, 15, 50]));
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster.run_until(Phase::Succeeded);
     assert_eq!(cluster.splits, [(90, 10), (85, 15), (50, 50), (100, 0)]);
 }
@@ -231,7 +231,7 @@ fn an_interval_that_is_changed_in_mid_run_takes_one_step_per_interval() {
 fn each_check_is_made_once_per_interval() {
     let mut cluster = initialised(&with_hooks("stepWeight: 1", &["rollout load"]));
     cluster.deploy("podinfo:2").advance(1);
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster.advance(100);
     assert_eq!(cluster.called.len(), 10);
 }
@@ -282,4 +282,12 @@ fn a_primary_that_loses_its_pods_in_mid_run_sends_no_request_into_the_void() {
     assert_eq!(cluster.split(), Some((0, 100)));
     cluster.endpoints("podinfo-primary", 2).run_until_calm();
     assert_eq!(cluster.split(), Some((80, 20)));
+}
+
+#[test]
+fn a_route_that_is_accepted_late_only_delays_the_step() {
+    let mut cluster = initialised(STEPS);
+    cluster.gateway_is_silent().deploy("podinfo:2").advance(30);
+    assert_eq!(cluster.split(), Some((80, 20)));
+    cluster.gateway_applies().run_until(Phase::Succeeded);
 }

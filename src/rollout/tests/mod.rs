@@ -69,7 +69,7 @@ fn initialised_with(canary: &str) -> Cluster {
     let mut cluster = Cluster::given_canary(canary);
     cluster.given_deployment("podinfo:1");
     cluster.run_until(Phase::Initialized);
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster
 }
 

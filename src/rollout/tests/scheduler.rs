@@ -133,6 +133,7 @@ fn without_a_router_a_rollout_is_blue_green_and_routes_nothing() {
 /// repeats what a healthy system always says, the second what `kubectl rollout status` says better, and both are in the conditions
 /// while they hold. `Promotion completed!` comes before the post-rollout hooks, since it is true before they are called.
 #[test]
+#[allow(clippy::too_many_lines, reason = "a list of events")]
 fn event_order_of_a_run_with_every_hook() {
     let analysis = with_hooks(
         "stepWeight: 100, stepWeightPromotion: 50",
@@ -308,7 +309,7 @@ fn a_new_revision_in_mid_run_starts_over_from_no_traffic() {
     let mut cluster = progressing("{interval: 10s, threshold: 2, stepWeight: 10}");
     cluster.advance(1);
     assert_eq!(cluster.split(), Some((90, 10)));
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster.deploy("podinfo:3").run_until_calm();
     assert_eq!(cluster.splits[0], (100, 0));
     assert_eq!(
@@ -364,7 +365,7 @@ fn after_a_failed_promotion_without_a_primary_the_fixed_revision_is_judged_on_al
         cluster.pods("podinfo-primary", Pods::Dead);
         cluster.run_until(Phase::Failed);
         cluster.run_until_calm();
-        cluster.from_here();
+        cluster.forget_the_past();
         cluster.answer_metric(SUCCESS_RATE, Measurement::NoData("no series".to_owned()));
         cluster.deploy("podinfo:3").advance(15);
         assert_eq!(
@@ -401,7 +402,7 @@ fn a_primary_that_comes_back_before_the_fixed_revision_was_judged_gets_the_traff
     cluster.run_until_calm();
     cluster.pods("podinfo", Pods::Stuck);
     cluster.deploy("podinfo:3").advance(5);
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster.pods_ready("podinfo-primary").run_until_calm();
     assert_eq!(cluster.split(), Some((100, 0)));
     cluster.pods_ready("podinfo").run_until(Phase::Succeeded);

@@ -108,7 +108,7 @@ fn waiting_promotion_to_progressing_on_a_new_revision() {
     let mut cluster = initialised(&with_hooks("stepWeight: 50", &["confirm-promotion gate"]));
     cluster.answer_hook("gate", refused());
     cluster.deploy("podinfo:2").advance(40);
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster.deploy("podinfo:3").run_until_calm();
     assert_eq!(cluster.phase(), Phase::Progressing);
     assert!(cluster.has_told("New revision detected! Restarting analysis for podinfo.test"));
@@ -226,7 +226,7 @@ fn a_revert_in_mid_run_cancels_the_run() {
         cluster.status().last_applied_spec,
         cluster.status().last_promoted_spec
     );
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster.advance(600);
     assert_eq!(cluster.told, []);
     assert_eq!(cluster.writes, []);
@@ -262,12 +262,12 @@ fn a_revert_while_promoting_is_the_next_run() {
 fn a_revert_while_idle_starts_nothing() {
     let mut succeeded = progressing(STEPS);
     succeeded.run_until(Phase::Succeeded);
-    succeeded.from_here();
+    succeeded.forget_the_past();
     succeeded.deploy("podinfo:2").advance(60);
     assert_eq!(succeeded.told, []);
 
     let mut failed = failed();
-    failed.from_here();
+    failed.forget_the_past();
     failed.deploy("podinfo:1").advance(60);
     assert_eq!(failed.phase(), Phase::Failed, "Failed stays");
     assert_eq!(failed.told, []);
@@ -294,7 +294,7 @@ fn a_pod_annotation_is_enough_for_a_new_run_of_the_failed_image() {
 #[test]
 fn the_failed_revision_is_not_tried_again_by_itself() {
     let mut cluster = failed();
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster.advance(3600);
     assert_eq!(cluster.phase(), Phase::Failed);
     assert_eq!(cluster.told, []);
@@ -304,7 +304,7 @@ fn the_failed_revision_is_not_tried_again_by_itself() {
 fn an_idle_target_that_somebody_scales_up_gets_no_traffic_and_goes_after_the_next_run() {
     let mut cluster = initialised(STEPS);
     cluster.edit(&deployment("podinfo"), |target| {
-        target["spec"]["replicas"] = json!(3)
+        target["spec"]["replicas"] = json!(3);
     });
     cluster.advance(60);
     assert_eq!(cluster.replicas("podinfo"), 3);
@@ -317,7 +317,7 @@ fn an_idle_target_that_somebody_scales_up_gets_no_traffic_and_goes_after_the_nex
 fn a_tool_that_scales_the_canary_to_zero_in_mid_run_does_not_starve_it() {
     let mut cluster = progressing(STEPS);
     cluster.edit(&deployment("podinfo"), |target| {
-        target["spec"]["replicas"] = json!(0)
+        target["spec"]["replicas"] = json!(0);
     });
     cluster.run_until_calm();
     assert_eq!(cluster.replicas("podinfo"), 2);
@@ -409,7 +409,7 @@ fn with_settings() -> Cluster {
             json!([{"configMapRef": {"name": "settings"}}]);
     });
     cluster.run_until(Phase::Initialized);
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster
 }
 
@@ -426,7 +426,7 @@ fn a_change_of_a_config_alone_starts_a_run_and_is_promoted() {
     let mut cluster = with_settings();
     assert_eq!(color(&cluster, "settings-primary"), "blue");
     cluster.edit(&config_map("settings"), |config| {
-        config["data"]["color"] = json!("red")
+        config["data"]["color"] = json!("red");
     });
     cluster.run_until_calm();
     assert_eq!(cluster.phase(), Phase::Progressing);
@@ -443,9 +443,9 @@ fn a_change_of_a_config_alone_starts_a_run_and_is_promoted() {
 fn a_config_that_changes_in_mid_run_starts_over() {
     let mut cluster = with_settings();
     cluster.deploy("podinfo:2").run_until_calm();
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster.edit(&config_map("settings"), |config| {
-        config["data"]["color"] = json!("red")
+        config["data"]["color"] = json!("red");
     });
     cluster.run_until_calm();
     assert_eq!(
@@ -461,7 +461,7 @@ fn an_analysis_that_is_edited_in_mid_run_counts_at_once() {
     let mut cluster = progressing("{interval: 10s, threshold: 2, stepWeight: 10}");
     assert_eq!(cluster.split(), Some((90, 10)));
     cluster.edit_canary(|spec| spec["analysis"]["stepWeight"] = json!(45));
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster.run_until(Phase::Succeeded);
     assert_eq!(cluster.splits, [(90, 10), (45, 55), (0, 100), (100, 0)]);
 }
@@ -506,7 +506,7 @@ fn a_deleted_primary_keeps_the_requests_on_the_canary_until_it_is_back() {
 #[test]
 fn a_split_that_somebody_changes_by_hand_is_set_back_and_told() {
     let mut cluster = progressing(STEPS);
-    cluster.from_here();
+    cluster.forget_the_past();
     cluster.edit(&route(), |route| {
         route["metadata"]["managedFields"] =
             json!([{"manager": "kubectl-edit", "operation": "Update", "time": "2026-05-04T08:00:03Z"}]);
