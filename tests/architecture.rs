@@ -85,7 +85,7 @@ fn code(text: &str) -> Vec<(usize, &str)> {
             test_only = true;
         } else if test_only && line.ends_with('{') {
             break;
-        } else if !line.starts_with("//") && !(test_only && line.starts_with('#')) {
+        } else if !(line.starts_with("//") || test_only && line.starts_with('#')) {
             if !test_only {
                 lines.push((number, line));
             }

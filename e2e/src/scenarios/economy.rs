@@ -37,7 +37,7 @@ pub async fn api_budget(bed: &Bed) -> Result<()> {
     let shop = Shop::open(bed, "api-budget", plan).await?;
     settle(bed).await?;
     let mark = bed.audit_mark()?;
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     let idle = work(&bed.audit_since(mark)?);
     ensure!(
         idle.requests.is_empty(),
@@ -107,7 +107,7 @@ pub async fn reaction(bed: &Bed) -> Result<()> {
         shop.namespace
             .patch("apps/v1", "Deployment", "app", &patch)
             .await?;
-        let changed = Instant::now();
+        let edited = Instant::now();
         let acted = tokio::time::timeout(Duration::from_secs(20), async {
             while let Some(canary) = changes.next().await {
                 let now = canary?.data["status"]["lastAppliedSpec"].clone();
@@ -120,7 +120,7 @@ pub async fn reaction(bed: &Bed) -> Result<()> {
         })
         .await;
         acted.map_err(|_| anyhow::anyhow!("revision {number} was not acted on within 20 s"))??;
-        times.push(changed.elapsed());
+        times.push(edited.elapsed());
     }
     times.sort();
     let within = times

@@ -151,7 +151,7 @@ pub async fn change_of_mind(bed: &Bed) -> Result<()> {
 /// (e) The controller is killed at every phase, at least ten times in one rollout: same end, no step twice within an interval, nothing
 /// lost.
 pub async fn killed_controller(bed: &Bed) -> Result<()> {
-    let mut serin = shop::start_serin(bed).await?;
+    let mut serin = shop::start_serin(bed)?;
     let shop = Shop::open(bed, "killed-controller", Plan::default()).await?;
     shop.release("1.1.0").await?;
     let mut kills = 0;
@@ -184,7 +184,7 @@ pub async fn killed_controller(bed: &Bed) -> Result<()> {
         shop.note(format!(
             "killed the controller for the {kills}. time, in {phase}"
         ));
-        serin = shop::start_serin(bed).await?;
+        serin = shop::start_serin(bed)?;
     }
     ensure!(kills >= 10, "killed only {kills} times, in {phases:?}");
     let weights: Vec<i64> = steps.iter().map(|(_, weight)| *weight).collect();

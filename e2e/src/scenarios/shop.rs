@@ -26,13 +26,13 @@ static SERIN: OnceCell<Process> = OnceCell::const_new();
 /// Starts Serin on this bed unless it runs already.
 pub async fn serin(bed: &Bed) -> Result<()> {
     SERIN
-        .get_or_try_init(|| async { start_serin(bed).await })
+        .get_or_try_init(|| async { start_serin(bed) })
         .await
         .map(drop)
 }
 
 /// A controller with the bed's addresses, ready for work.
-pub async fn start_serin(bed: &Bed) -> Result<Process> {
+pub fn start_serin(bed: &Bed) -> Result<Process> {
     bed.start_serin([
         "--metrics-server",
         PROMETHEUS,
@@ -283,6 +283,7 @@ impl<'a> Shop<'a> {
     }
 
     /// When the canary's status had which weight, by the bed's own watch.
+    #[must_use]
     pub fn weights(&self) -> Vec<(Timestamp, String)> {
         self.bed
             .timeline()
