@@ -1,5 +1,7 @@
 //! The stories that are told on a bed, and the table of them.
+mod custom_resources;
 mod economy;
+mod examples;
 mod gateway_splits;
 mod rollouts;
 mod serin_starts;
@@ -47,6 +49,18 @@ pub const ALL: &[Scenario] = &[
         "gateway-splits",
         gateway_splits::run,
         "an HTTPRoute of 80 to 20 splits real traffic like that, and nothing is lost"
+    ),
+    scenario!(
+        Shared,
+        "custom-resources",
+        custom_resources::run,
+        "the API server takes every form of a Canary whole, explains it, and an odd one disturbs no other"
+    ),
+    scenario!(
+        Shared,
+        "examples",
+        examples::run,
+        "the manifests of examples/ are initialised as they are"
     ),
     scenario!(
         Alone,
