@@ -2,7 +2,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use serin_e2e::{demo, demo_app, kubelet, load, runner, standing, tools};
+use serin_e2e::{bench, demo, demo_app, kubelet, load, runner, standing, tools};
 
 /// A real cluster on one machine, and what is judged on it.
 #[derive(Parser)]
@@ -27,6 +27,8 @@ enum Command {
     Run(runner::Arguments),
     /// A good release promoted and a bad one taken back, live in the terminal
     Demo,
+    /// What many canaries at rest cost in time, memory, CPU and requests
+    Bench(bench::Arguments),
     /// The program behind the demo pods: serves its version, metrics, and the faults its environment asks for
     DemoApp(demo_app::Arguments),
     /// Open-loop load with an account of every request
@@ -36,6 +38,8 @@ enum Command {
     Kubelet(kubelet::Arguments),
     #[command(hide = true)]
     Stand(standing::Name),
+    #[command(hide = true)]
+    BenchInside(bench::Arguments),
     #[command(hide = true)]
     DemoInside,
     #[command(hide = true)]
@@ -63,6 +67,8 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Inside(arguments) => runtime.block_on(standing::inside(arguments)),
         Command::Run(arguments) => runtime.block_on(runner::run(arguments)),
         Command::Demo => runtime.block_on(demo::run()),
+        Command::Bench(arguments) => runtime.block_on(bench::run(arguments)),
+        Command::BenchInside(arguments) => runtime.block_on(bench::run_inside(arguments)),
         Command::DemoInside => runtime.block_on(demo::run_inside()),
         Command::DemoApp(arguments) => runtime.block_on(demo_app::run(&arguments)).map(done),
         Command::Load(arguments) => runtime.block_on(load::run(arguments)).map(done),

@@ -126,6 +126,19 @@ impl Audit {
         self.requests.iter().filter(|request| fits(request)).count()
     }
 
+    /// Without watches, which are how a controller sees, and without the lease, which is how it is alone.
+    #[must_use]
+    pub fn work(&self) -> Self {
+        Self {
+            requests: self
+                .requests
+                .iter()
+                .filter(|request| request.verb != "watch" && request.resource != "leases")
+                .cloned()
+                .collect(),
+        }
+    }
+
     /// Only the requests of one user.
     #[must_use]
     pub fn of_user(&self, user: &str) -> Self {

@@ -311,6 +311,15 @@ impl Bed {
 
     /// Starts `serin controller ARGUMENTS` with exactly Serin's rights. Each gets a log of its own: `serin-1.log`, `serin-2.log`, ….
     pub fn start_serin<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<Process> {
+        self.start_serin_from(&beside("serin")?, arguments)
+    }
+
+    /// Like [`Self::start_serin`], from another build of the program.
+    pub fn start_serin_from<'a>(
+        &self,
+        program: &Path,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Process> {
         let number = self.serins.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("serin-{number}");
         // Pods live in the same network, so a listener on all addresses would take their ports.
@@ -319,7 +328,7 @@ impl Bed {
         let own_port = arguments
             .iter()
             .any(|argument| argument.trim_start_matches('-').starts_with("port"));
-        let program = Program::new(beside("serin")?)
+        let program = Program::new(program)
             .env("KUBECONFIG", self.kubeconfig("serin"))
             .env("POD_NAME", &name)
             .env("POD_NAMESPACE", "serin-system")

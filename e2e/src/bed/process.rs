@@ -94,6 +94,12 @@ impl Process {
         &self.name
     }
 
+    /// Its process number, as the bed's `/proc` has it.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        self.group.as_raw_nonzero().get()
+    }
+
     /// Where its output goes.
     #[must_use]
     pub fn log(&self) -> &Path {

@@ -8,22 +8,10 @@ use serde_json::json;
 
 use super::shop::{self, PATIENCE, Plan, Shop};
 use crate::bed::Bed;
-use crate::bed::audit::{Audit, Request};
-
-/// Watches are how Serin sees, and a lease is how it is alone; neither counts as work.
-fn is_work(request: &Request) -> bool {
-    request.verb != "watch" && request.resource != "leases"
-}
+use crate::bed::audit::Audit;
 
 fn work(audit: &Audit) -> Audit {
-    Audit {
-        requests: audit
-            .of_user("serin")
-            .requests
-            .into_iter()
-            .filter(is_work)
-            .collect(),
-    }
+    audit.of_user("serin").work()
 }
 
 /// An idle canary makes no request in a minute; a failed one neither; a rollout of five steps makes at most 30.
