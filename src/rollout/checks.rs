@@ -259,7 +259,7 @@ fn judge(
             value: judgement.value_text.clone(),
             limit: judgement.limit_text.clone(),
             verdict: judgement.verdict,
-            reason: judgement.message.clone(),
+            reason: judgement.message.clone().or_else(|| judgement.note.clone()),
             at: Some(at),
             recent: Vec::new(),
         },
