@@ -3,8 +3,21 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// JSON with object keys sorted, no white space; the input of every hash. `null` members and empty objects and lists are
-/// left out, since the API server drops or adds them at will and they mean the same.
+/// Members that API servers of different versions write as `{}` or leave out, meaning the same. Elsewhere `{}` says something:
+/// an empty `namespaceSelector` selects all namespaces, a missing one none.
+const EMPTY_MEANS_ABSENT: [&str; 8] = [
+    "resources",
+    "securityContext",
+    "metadata",
+    "labels",
+    "annotations",
+    "nodeSelector",
+    "strategy",
+    "status",
+];
+
+/// JSON with object keys sorted, no white space; the input of every hash. Members that are `null`, empty lists, or empty where that
+/// means absent are left out, since the API server drops or adds them at will.
 #[must_use]
 pub fn canonical_json(value: &Value) -> String {
     let mut out = String::new();
@@ -21,13 +34,22 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
+fn says_nothing(key: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.is_empty() && EMPTY_MEANS_ABSENT.contains(&key),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
 fn write_canonical(value: &Value, out: &mut String) {
     match value {
         Value::Object(map) => {
             let mut keys: Vec<&String> = map
                 .iter()
-                .filter(|(_, v)| !is_empty(v))
-                .map(|(k, _)| k)
+                .filter(|(key, value)| !says_nothing(key, value))
+                .map(|(key, _)| key)
                 .collect();
             keys.sort();
             out.push('{');
@@ -146,12 +168,20 @@ mod tests {
 
     #[test]
     fn canonical_form_ignores_order_and_emptiness() {
-        let one = json!({"b": 1, "a": {"x": [], "y": null}, "c": ["z", "y"]});
+        let one = json!({"b": 1, "resources": {}, "a": [], "d": null, "c": ["z", "y"]});
         let other = json!({"c": ["z", "y"], "b": 1});
         assert_eq!(canonical_json(&one), canonical_json(&other));
         assert_eq!(canonical_json(&one), r#"{"b":1,"c":["z","y"]}"#);
         assert_ne!(digest(&one), digest(&json!({"b": 1, "c": ["y", "z"]})));
         assert_eq!(digest(&one).len(), 64);
+    }
+
+    #[test]
+    fn an_empty_selector_is_not_a_missing_one() {
+        assert_ne!(
+            digest(&json!({"topologyKey": "zone", "namespaceSelector": {}})),
+            digest(&json!({"topologyKey": "zone"}))
+        );
     }
 
     #[test]
