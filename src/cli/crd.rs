@@ -1,14 +1,19 @@
 //! `serin crd`: prints the custom resource definitions that belong to this version.
 
 use crate::api::crd;
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use std::io::Write;
+use std::path::PathBuf;
 
 /// Arguments of `serin crd`.
 #[derive(Debug, Args)]
 pub struct CrdArguments {
     /// The kind to print. Default: all.
     kind: Option<CrdKind>,
+    /// Writes one file for each kind into this folder instead of printing.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "kind")]
+    output: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -20,8 +25,17 @@ enum CrdKind {
     AlertProvider,
 }
 
-/// Prints them.
+/// Prints or writes them.
 pub fn run(arguments: &CrdArguments) -> anyhow::Result<()> {
+    if let Some(folder) = &arguments.output {
+        for (name, definition) in crd::all() {
+            let path = folder.join(name);
+            std::fs::write(&path, crd::as_yaml(&definition))
+                .with_context(|| format!("{} can't be written", path.display()))?;
+            eprintln!("wrote {}", path.display());
+        }
+        return Ok(());
+    }
     let text = match arguments.kind {
         None => crd::all_as_yaml(),
         Some(CrdKind::Canary) => crd::as_yaml(&crd::canary()),
