@@ -6,6 +6,7 @@ mod gateway_splits;
 mod rollouts;
 mod serin_starts;
 pub mod shop;
+mod strategies;
 
 use anyhow::Result;
 use futures::future::LocalBoxFuture;
@@ -109,6 +110,30 @@ pub const ALL: &[Scenario] = &[
         "sudden-death",
         rollouts::sudden_death,
         "pods that die at once lose nothing, since weights, applied and drained come first"
+    ),
+    scenario!(
+        Shared,
+        "insiders-first",
+        strategies::insiders_first,
+        "A/B: a header leads to the new release, and only it does"
+    ),
+    scenario!(
+        Shared,
+        "all-at-once",
+        strategies::all_at_once,
+        "Blue/Green: all visitors move at once, and none is lost"
+    ),
+    scenario!(
+        Shared,
+        "unjudged",
+        strategies::unjudged,
+        "skipAnalysis promotes without judging, and no request is lost"
+    ),
+    scenario!(
+        Shared,
+        "given-back",
+        strategies::given_back,
+        "revertOnDeletion gives the target its replicas back before the canary goes"
     ),
     scenario!(
         Alone,
