@@ -94,7 +94,7 @@ impl<'a> Pass<'a> {
             Readiness::Waiting { message } => return self.hold_for_canary(view, &run, &message),
         }
         if !view.serves(Side::Primary) && split_of(&run).canary < Weight::ALL {
-            return self.hold_for_primary(view, &run);
+            return self.hold_for_primary(view);
         }
         if run.diverted {
             return self.restore(view);
@@ -389,6 +389,9 @@ impl<'a> Pass<'a> {
         // I2: no weight is raised on a side that could not answer.
         if split.canary > Weight::NONE && !view.serves(Side::Canary) {
             return;
+        }
+        if split.canary < Weight::ALL && !view.serves(Side::Primary) {
+            return self.hold_for_primary(view);
         }
         self.record_metrics(judged);
         let (now, next) = (self.now, self.after(self.interval()));

@@ -38,14 +38,7 @@ impl<'a> Pass<'a> {
         let kind = self.canary.spec.target_ref.kind.to_lowercase();
         let text = format!("canary {kind} {} not ready: {message}", self.target_name());
         let deadline = signed(self.canary.spec.progress_deadline());
-        let split = split_of(run);
-        if split.canary > Weight::NONE
-            && !run.diverted
-            && view.is_dark(Side::Canary)
-            && view.serves(Side::Primary)
-        {
-            self.divert(view, Side::Canary);
-        }
+        self.follow_light(view);
         if run.stage == Stage::ScalingUp.as_str() {
             // Scaling up takes a moment; it is worth a word only when it takes longer than a step would.
             if self.is_past(run.started_at, deadline) {
@@ -70,10 +63,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    pub(super) fn hold_for_primary(&mut self, view: &View<'a>, run: &Run) {
-        if !run.diverted && view.is_dark(Side::Primary) && view.serves(Side::Canary) {
-            self.divert(view, Side::Primary);
-        }
+    pub(super) fn hold_for_primary(&mut self, view: &View<'a>) {
+        self.follow_light(view);
         let text = format!(
             "{}.{} not ready: no ready endpoints",
             self.canary.primary_name(),
@@ -173,6 +164,28 @@ impl<'a> Pass<'a> {
         self.tell(Severity::Warn, "Waiting", text.to_owned());
         self.wake_at(deadline);
         false
+    }
+
+    /// Traffic goes where somebody answers: away from a side that has weight and lost its last ready endpoint, if the other side has
+    /// some. That may change sides more than once.
+    pub(super) fn follow_light(&mut self, view: &View<'a>) {
+        let Some(run) = self.run_ref() else { return };
+        if !view.router.capabilities().weights {
+            return;
+        }
+        let carried = if run.diverted {
+            Weight::clamped(self.status.canary_weight)
+        } else {
+            split_of(run).canary
+        };
+        if carried > Weight::NONE && view.is_dark(Side::Canary) && view.serves(Side::Primary) {
+            self.divert(view, Side::Canary);
+        } else if carried < Weight::ALL
+            && view.is_dark(Side::Primary)
+            && view.serves(Side::Canary)
+        {
+            self.divert(view, Side::Primary);
+        }
     }
 
     /// A side that has weight lost its last ready endpoint, and the other one has some: traffic moves at once.

@@ -46,8 +46,13 @@ impl<'a> Pass<'a> {
             }
             return;
         }
-        self.status.phase = Phase::Initializing;
         let diverted = self.run_ref().is_some_and(|run| run.diverted);
+        if view.is_dark(Side::Primary) && (diverted || !view.serves(Side::Canary)) {
+            // The primary was ready and is not any more; what serves goes on serving.
+            let since = self.run_ref().and_then(|run| run.drain_from);
+            return self.hold_initialisation(view, since, "no ready endpoints", false);
+        }
+        self.status.phase = Phase::Initializing;
         if !diverted && view.is_dark(Side::Primary) && view.serves(Side::Canary) {
             return self.divert(view, Side::Primary);
         }
@@ -57,6 +62,7 @@ impl<'a> Pass<'a> {
             return self.with_run(|run| {
                 run.diverted = false;
                 run.drain_from = Some(now);
+                run.next_check_at = None;
             });
         }
         if !self.settled(view, Side::Primary) {

@@ -71,7 +71,11 @@ impl<'a> Pass<'a> {
             }
         }
         let step = self.canary.spec.analysis.step_weight_promotion();
-        let present = split_of(&run).canary;
+        let present = if run.diverted {
+            Weight::clamped(self.status.canary_weight)
+        } else {
+            split_of(&run).canary
+        };
         if returning && run.next_check_at.is_some_and(|due| due > self.now) {
             return self.wake_at(run.next_check_at);
         }
@@ -221,6 +225,7 @@ impl<'a> Pass<'a> {
                 return self.with_run(|run| {
                     run.diverted = false;
                     run.drain_from = Some(now);
+                    run.next_check_at = None;
                 });
             }
             if self.is_past(run.drain_from, deadline) {
@@ -270,26 +275,50 @@ impl<'a> Pass<'a> {
         self.tell_and_alert(Severity::Info, "Succeeded", text, alert.to_owned());
     }
 
-    /// Weights first, then the route is seen to be applied, then a drain time, only then pods go.
+    /// Weights first, then the route is seen to be applied, then a drain time, only then pods go. Once the route is seen to be applied,
+    /// `next_check_at` says when the drain is over; until then it is empty.
     pub(super) fn settled(&mut self, view: &View<'a>, to: Side) -> bool {
-        let Some(from) = self.run_ref().and_then(|run| run.drain_from) else {
+        let Some(run) = self.run_ref() else {
             return false;
         };
-        let deadline = signed(self.canary.spec.progress_deadline());
+        let (Some(from), drained_at) = (run.drain_from, run.next_check_at) else {
+            return false;
+        };
         if !view.serves(to) {
             return false;
         }
-        let carried = !view.router.capabilities().weights
-            || view
-                .route
-                .as_ref()
-                .ok()
-                .and_then(|route| route.split)
-                .is_some_and(|split| split == Split::PRIMARY);
-        let applied = view.applied().is_ok() || self.is_past(Some(from), deadline);
+        let deadline = signed(self.canary.spec.progress_deadline());
         let drain = signed(self.canary.spec.analysis.drain());
-        self.wake_after(Some(from), drain);
-        self.wake_after(Some(from), deadline);
-        carried && applied && self.is_past(Some(from), drain)
+        if !view.router.capabilities().weights {
+            self.wake_after(Some(from), drain);
+            return self.is_past(Some(from), drain);
+        }
+        let carried = view
+            .route
+            .as_ref()
+            .ok()
+            .and_then(|route| route.split)
+            .is_some_and(|split| split == Split::PRIMARY);
+        let applied = carried && (view.applied().is_ok() || self.is_past(Some(from), deadline));
+        match drained_at {
+            Some(at) if carried => {
+                self.wake_at(Some(at));
+                at <= self.now
+            }
+            None if applied => {
+                let (now, at) = (self.now, self.after(drain));
+                self.with_run(|run| {
+                    run.drain_from = Some(now);
+                    run.next_check_at = at;
+                });
+                false
+            }
+            _ => {
+                // Somebody took the route back: the drain begins anew when it is put right.
+                self.with_run(|run| run.next_check_at = None);
+                self.wake_after(Some(from), deadline);
+                false
+            }
+        }
     }
 }

@@ -18,13 +18,14 @@ impl<'a> Pass<'a> {
         self.with_run(|run| {
             stage.as_str().clone_into(&mut run.stage);
             run.mirrored = false;
-            run.diverted = false;
             clear_wait(run);
             run.no_data_since = None;
             run.next_check_at = None;
             run.waiting_since = Some(now);
             run.message = Some(cause);
+            // Where the canary alone answers, traffic stays where it is now, diverted or not.
             if to_primary {
+                run.diverted = false;
                 run.weights = Some(weights(Split::PRIMARY));
                 run.drain_from = Some(now);
             }
@@ -44,6 +45,7 @@ impl<'a> Pass<'a> {
                 let now = self.now;
                 self.with_run(|run| {
                     run.weights = Some(weights(Split::PRIMARY));
+                    run.diverted = false;
                     run.drain_from = Some(now);
                 });
                 self.status.canary_weight = 0;
@@ -85,6 +87,7 @@ impl<'a> Pass<'a> {
         self.with_run(|run| {
             Stage::Held.as_str().clone_into(&mut run.stage);
             run.weights = Some(weights(Split::CANARY));
+            run.diverted = false;
             run.message = Some(cause.to_owned());
             clear_wait(run);
         });
