@@ -180,9 +180,7 @@ impl<'a> Pass<'a> {
         };
         if carried > Weight::NONE && view.is_dark(Side::Canary) && view.serves(Side::Primary) {
             self.divert(view, Side::Canary);
-        } else if carried < Weight::ALL
-            && view.is_dark(Side::Primary)
-            && view.serves(Side::Canary)
+        } else if carried < Weight::ALL && view.is_dark(Side::Primary) && view.serves(Side::Canary)
         {
             self.divert(view, Side::Primary);
         }
