@@ -7,7 +7,7 @@ use crate::rollout::checks;
 use crate::rollout::checks::HookOutcome;
 use crate::rollout::decision::{Severity, Tally};
 use crate::rollout::stage::Stage;
-use crate::rollout::view::{Side, View};
+use crate::rollout::view::{Identity, Side, View};
 use crate::routing::{Split, Weight};
 use jiff::{SignedDuration, Timestamp};
 
@@ -123,6 +123,7 @@ impl<'a> Pass<'a> {
             run.message = Some(format!(
                 "The confirm-rollout gate {hook} is closed; nothing is started until it opens."
             ));
+            self.status.canary_weight = run.weights.map_or(0, |weights| i64::from(weights.canary));
             self.status.run = Some(run);
             self.status.phase = Phase::Waiting;
             if !told {
@@ -150,7 +151,13 @@ impl<'a> Pass<'a> {
             .and_then(|run| run.deadline_at)
             .is_some_and(|deadline| deadline <= self.now)
         {
-            self.record_applied(&view.identity);
+            // What waited is judged; a newer revision that came meanwhile is not, and waits in its turn.
+            if let Some(identity) = self.run_ref().map(|run| Identity {
+                revision: run.revision.clone(),
+                configs: run.tracked_configs.clone(),
+            }) {
+                self.record_applied(&identity);
+            }
             let cause = "The confirm-rollout gate stayed closed beyond spec.analysis.gateTimeout.";
             self.tell_and_alert(
                 Severity::Error,

@@ -214,7 +214,11 @@ impl<'a> Pass<'a> {
         let Some(run) = self.run_ref().cloned() else {
             return;
         };
-        if view.is_dark(Side::Primary) && view.serves(Side::Canary) && !run.diverted {
+        if view.router.capabilities().weights
+            && view.is_dark(Side::Primary)
+            && view.serves(Side::Canary)
+            && !run.diverted
+        {
             return self.divert(view, Side::Primary);
         }
         if run.diverted {
@@ -228,6 +232,14 @@ impl<'a> Pass<'a> {
                     run.next_check_at = None;
                 });
             }
+            if self.is_past(run.drain_from, deadline) {
+                return self.promotion_failed(view, "no ready endpoints");
+            }
+            return self.wake_after(run.drain_from, deadline);
+        }
+        if view.is_dark(Side::Primary) {
+            // No side answers. Waiting for the new primary has an end, then it gets back what it had.
+            let deadline = signed(self.canary.spec.progress_deadline());
             if self.is_past(run.drain_from, deadline) {
                 return self.promotion_failed(view, "no ready endpoints");
             }
