@@ -13,7 +13,7 @@ export SERIN_BED_HOME := $(abspath $(BED_HOME))
 E2E := target/debug/serin-e2e
 heading = @printf '\n== %s\n' '$(1)'
 
-.PHONY: help demo test e2e unit fmt fmt-check lint crds bench setup up down build clean tools-rust tools-bed
+.PHONY: help demo test e2e unit fmt fmt-check lint crds bench sim setup up down build clean tools-rust tools-bed
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -42,6 +42,10 @@ e2e: build ## Runs the scenarios on a real control plane with real traffic (ARGS
 bench: build ## Counts the API requests and measures the time that rollouts cost
 	$(call heading,benchmarks)
 	$(E2E) bench $(ARGS)
+
+sim: tools-rust ## Runs simulated histories (N=20000 SEED=1) in an optimised build
+	$(call heading,simulation)
+	$(CARGO) run $(LOCKED) --quiet --profile simulation --bin serin -- simulate --histories $(or $(N),20000) --seed $(or $(SEED),1)
 
 fmt: tools-rust ## Formats the code
 	$(CARGO) fmt --all

@@ -9,4 +9,5 @@ pub mod object;
 pub mod providers;
 pub mod rollout;
 pub mod routing;
+pub mod sim;
 pub mod workload;

@@ -3,6 +3,7 @@
 
 mod controller;
 mod crd;
+mod simulate;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ enum Command {
     Controller(Box<controller::ControllerArguments>),
     /// Print the custom resource definitions as YAML.
     Crd(crd::CrdArguments),
+    /// Run simulated histories and check the invariants.
+    Simulate(simulate::SimulateArguments),
     /// Print the version.
     Version,
 }
@@ -46,6 +49,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Controller(arguments) => controller::run(&arguments),
         Command::Crd(arguments) => crd::run(&arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Version => {
             println!("serin {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -1,0 +1,35 @@
+//! `serin simulate`: many simulated histories, and the story of the first that violates an invariant.
+
+use crate::sim::run;
+use anyhow::{Result, bail};
+use clap::Args;
+
+/// Proves the rollout's decisions by simulation: random histories with faults at every effect, each checked against the invariants.
+#[derive(Debug, Args)]
+pub struct SimulateArguments {
+    /// How many histories.
+    #[arg(long, default_value_t = 1000)]
+    histories: u64,
+    /// The seed of the first; the others follow by one. A history is its seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Tell the story of this one seed instead, made as small as it can be.
+    #[arg(long, default_value_t = false)]
+    story: bool,
+}
+
+/// Runs them.
+pub fn run(arguments: &SimulateArguments) -> Result<()> {
+    if arguments.story {
+        print!("{}", run::explain(arguments.seed, None));
+        return Ok(());
+    }
+    let (text, clean) = run::simulate(arguments.seed, arguments.histories);
+    print!("{text}");
+    if !clean {
+        bail!(
+            "an invariant was violated; `serin simulate --story --seed N` tells the story of seed N"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,844 @@
+//! The invariants of `docs/architecture.md`, each as one function over the world. Those about writes look at each change in the store, those
+//! about time at each moment, the rest at the end, when nobody has acted for long and everything must have come to its end.
+//!
+//! I8 (no secret leaves) and what a router puts into its objects beside weights are not seen from here; their rooms test them.
+
+use super::random::Random;
+use super::scenario::Act;
+use super::store::{Change, Hand};
+use super::workloads::{Deployment, Nature, image_of};
+use super::world::{SERVICES, World, weight_of};
+use super::{CANARY, NAMESPACE};
+use crate::api::{CanaryStatus, Phase, Run, condition_type};
+use crate::object::{Object, ObjectRef, kinds};
+use crate::workload::revision_hash;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Annotation of somebody else, that must survive.
+pub const FOREIGN: &str = "example.org/note";
+
+/// How long traffic may stay on a side without pods while the other has some, in ms; beside what the gateway takes.
+const DARK: i64 = 45_000;
+
+/// What is wrong with a change in the store, if anything is.
+type WriteCheck = fn(&World, &Change) -> Option<String>;
+/// What is wrong with a status write, given the status before.
+type StatusCheck = fn(&mut World, &CanaryStatus) -> Option<String>;
+/// What is wrong with the world at the end.
+type EndCheck = fn(&World) -> Option<String>;
+
+/// A violated invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its name in `docs/architecture.md`.
+    pub invariant: &'static str,
+    /// When, in virtual ms.
+    pub at: i64,
+    /// What was found and what would be right.
+    pub text: String,
+}
+
+/// What was seen so far, as far as invariants need the past.
+#[derive(Debug, Default)]
+pub struct Witness {
+    images: BTreeMap<String, String>,
+    hashes: BTreeMap<String, String>,
+    /// The replica that writes now.
+    pub writer: usize,
+    /// When something went wrong last.
+    pub last_fault: i64,
+    skipped: bool,
+    hand_on_services: i64,
+    hand_on_scale: bool,
+    /// The last run ended while the primary had no pods, so the canary's were left alone.
+    ended_alone: bool,
+    hand_on_primary: i64,
+    suspended_at: i64,
+    least_interval: i64,
+    last_step: BTreeMap<String, (i64, i64)>,
+    last_failure: i64,
+    told: BTreeMap<(String, &'static str), u32>,
+    dark_since: [Option<i64>; 3],
+    /// When each Service last had ready endpoints.
+    bright_at: [i64; 3],
+    /// Since when each Service has had ready endpoints without a break.
+    bright_since: [Option<i64>; 3],
+    /// When the run last changed.
+    run_at: i64,
+    hand_on_route: i64,
+    /// Served by another side's pods all along.
+    acted_at: i64,
+}
+
+impl Witness {
+    /// The image of a revision that the target once had.
+    #[must_use]
+    pub fn image_of(&self, hash: &str) -> Option<&str> {
+        self.images.get(hash).map(String::as_str)
+    }
+
+    /// Notes what people do that excuses something later.
+    pub fn acted(&mut self, now: i64, act: Act) {
+        self.acted_at = now;
+        match act {
+            Act::Skip(true) => self.skipped = true,
+            Act::DeleteService(_) => self.hand_on_services = now.max(1),
+            Act::ScaleTarget(_) | Act::WriteBack => self.hand_on_scale = true,
+            Act::EditWeights(_) => self.hand_on_route = now.max(1),
+            Act::DeletePrimary => self.hand_on_primary = now.max(1),
+            Act::Suspend(_) => self.suspended_at = now.max(1),
+            _ => {}
+        }
+    }
+}
+
+fn target() -> ObjectRef {
+    kinds::DEPLOYMENT.named(NAMESPACE, "web")
+}
+
+fn primary() -> ObjectRef {
+    kinds::DEPLOYMENT.named(NAMESPACE, "web-primary")
+}
+
+fn route() -> ObjectRef {
+    kinds::HTTP_ROUTE.named(NAMESPACE, "web")
+}
+
+/// Looks at one change in the store.
+pub fn after_write(world: &mut World, change: &Change) {
+    learn(world, change);
+    if change.by != Hand::Serin {
+        return;
+    }
+    let checks: [(&'static str, WriteCheck); 6] = [
+        ("I1 whole", whole),
+        ("I2 served", served),
+        ("I3 earned", earned),
+        ("I4 safe side", safe_side),
+        ("I7 mine", mine),
+        ("I7 mine", gentle),
+    ];
+    for (name, check) in checks {
+        if let Some(text) = check(world, change) {
+            world.violate(name, text);
+        }
+    }
+}
+
+fn learn(world: &mut World, change: &Change) {
+    let Some(after) = &change.after else { return };
+    if change.name == target() {
+        let hash = revision_hash(after.at("/spec/template"));
+        let image = image_of(after);
+        world.witness.images.insert(hash.clone(), image.clone());
+        world.witness.hashes.insert(image, hash);
+    }
+    if change.name.kind == kinds::CANARY && change.by != Hand::Serin {
+        if after.at("/spec/skipAnalysis") == true {
+            world.witness.skipped = true;
+        }
+        let seconds = after
+            .text("/spec/analysis/interval")
+            .trim_end_matches('s')
+            .parse::<i64>()
+            .unwrap_or(60);
+        let interval = seconds * 1000;
+        let least = world.witness.least_interval;
+        world.witness.least_interval = if least == 0 {
+            interval
+        } else {
+            least.min(interval)
+        };
+    }
+}
+
+/// I1: weights are in 0..=100, sum to 100 and point at Services that exist.
+fn whole(world: &World, change: &Change) -> Option<String> {
+    if change.name != route() {
+        return None;
+    }
+    let after = change.after.as_ref()?;
+    for rule in after.at("/spec/rules").as_array().into_iter().flatten() {
+        let backends = rule["backendRefs"].as_array()?;
+        let weights: Vec<i64> = backends
+            .iter()
+            .map(|backend| backend["weight"].as_i64().unwrap_or(-1))
+            .collect();
+        if weights.iter().any(|weight| !(0..=100).contains(weight))
+            || weights.iter().sum::<i64>() != 100
+        {
+            return Some(format!(
+                "the weights of a rule are {weights:?}; they must be in 0..=100 and sum to 100"
+            ));
+        }
+        for backend in backends {
+            let name = backend["name"].as_str().unwrap_or_default();
+            let exists = world
+                .store
+                .get(&kinds::SERVICE.named(NAMESPACE, name))
+                .is_some();
+            let excused = world.witness.hand_on_services > 0
+                && world.now - world.witness.hand_on_services < 60_000;
+            if !exists && !excused {
+                return Some(format!(
+                    "the route sends to Service {name}, which does not exist"
+                ));
+            }
+        }
+    }
+    None
+}
+
+/// Whether a Service has ready endpoints, or had some so lately that the writer could not know better.
+fn has_endpoints(world: &World, service: usize) -> bool {
+    if !world.endpoints(service).is_empty() {
+        return true;
+    }
+    let Some(replica) = world.replicas.get(world.witness.writer) else {
+        return false;
+    };
+    world.witness.bright_at[service] > 0
+        && world.now - world.witness.bright_at[service] <= replica.staleness(world.now)
+}
+
+/// Whether a Service has had ready endpoints for so long that the writer must know.
+fn surely_has_endpoints(world: &World, service: usize) -> bool {
+    let Some(replica) = world.replicas.get(world.witness.writer) else {
+        return false;
+    };
+    world.witness.bright_since[service]
+        .is_some_and(|since| world.now - since > replica.staleness(world.now))
+}
+
+/// I2, writes: no weight is raised on a side without ready endpoints, unless the other side has none either; and pods that carry
+/// traffic are not taken away.
+fn served(world: &World, change: &Change) -> Option<String> {
+    // Without a run the primary is the only side that may have traffic, even against somebody who edits the route.
+    if change.name == route() && world.status.run.is_some() {
+        let after = weight_of(change.after.as_ref()?)?;
+        let before = change
+            .before
+            .as_ref()
+            .and_then(|before| weight_of(before))?;
+        let (raised, other) = match after.cmp(&before) {
+            std::cmp::Ordering::Greater => (2, 1),
+            std::cmp::Ordering::Less => (1, 2),
+            std::cmp::Ordering::Equal => return None,
+        };
+        if !has_endpoints(world, raised) && surely_has_endpoints(world, other) {
+            return Some(format!(
+                "the canary's weight goes from {before} to {after}, but {} has no ready endpoints and {} has",
+                SERVICES[raised], SERVICES[other]
+            ));
+        }
+    }
+    if change.name == target() && is_scaled_to_zero(change) && world.scenario.gateway {
+        let stuck = world
+            .gateway
+            .behind_since
+            .is_some_and(|since| world.now - since > 50_000);
+        // Somebody's hand on the route that the writer could not have seen yet.
+        let staleness = world
+            .replicas
+            .get(world.witness.writer)
+            .map_or(0, |replica| replica.staleness(world.now));
+        let stuck = stuck
+            || (world.witness.hand_on_route > 0
+                && world.now - world.witness.hand_on_route < staleness + 4 * world.gateway.lag);
+        let carried = world.gateway.canary.unwrap_or(0);
+        if carried > 0 && !stuck && !world.endpoints(1).is_empty() {
+            return Some(format!(
+                "the target is scaled to zero while the gateway still sends {carried} % of the traffic to it"
+            ));
+        }
+    }
+    None
+}
+
+fn is_scaled_to_zero(change: &Change) -> bool {
+    let replicas = |object: &Option<Arc<Object>>| {
+        object
+            .as_ref()
+            .and_then(|object| object.number("/spec/replicas"))
+    };
+    replicas(&change.after) == Some(0) && replicas(&change.before).is_some_and(|before| before > 0)
+}
+
+/// I3: the primary's template is that of the run that is being promoted, or the promoted one; and no revision gets there that an
+/// honest analysis can't pass.
+fn earned(world: &World, change: &Change) -> Option<String> {
+    if change.name != primary() {
+        return None;
+    }
+    let after = change.after.as_ref()?;
+    let image = image_of(after);
+    if change
+        .before
+        .as_ref()
+        .is_some_and(|before| image_of(before) == image)
+    {
+        return None;
+    }
+    let hash = world
+        .witness
+        .hashes
+        .get(&image)
+        .cloned()
+        .unwrap_or_default();
+    let status = &world.status;
+    let promoting = status.run.as_ref().filter(|run| {
+        ["Initializing", "Promoting", "Returning", "ScalingDown"].contains(&run.stage.as_str())
+    });
+    let promised = promoting.is_some_and(|run| run.revision == hash);
+    let promoted = status
+        .promoted
+        .as_ref()
+        .is_some_and(|promoted| promoted.revision == hash);
+    if !promised && !promoted {
+        return Some(format!(
+            "the primary gets {image} ({hash}), but the status speaks of {} as the run and {} as promoted",
+            promoting.map_or("nothing", |run| &run.revision),
+            status
+                .promoted
+                .as_ref()
+                .map_or("nothing", |promoted| &promoted.revision)
+        ));
+    }
+    let first = status.promoted.is_none();
+    if Nature::of(&image).is_unfit() && !first && !promoted && !world.witness.skipped {
+        return Some(format!(
+            "{image} was promoted although no honest analysis can pass it"
+        ));
+    }
+    None
+}
+
+/// I4: the only healthy copy is never scaled down, and the primary never to zero.
+fn safe_side(world: &World, change: &Change) -> Option<String> {
+    if change.name == target() && is_scaled_to_zero(change) && !has_endpoints(world, 1) {
+        return Some(
+            "the target is scaled to zero while the primary has no ready endpoints".to_owned(),
+        );
+    }
+    if change.name == primary() && is_scaled_to_zero(change) {
+        return Some("the primary is scaled to zero".to_owned());
+    }
+    if change.name == primary() && change.after.is_none() {
+        return Some("the primary is deleted".to_owned());
+    }
+    None
+}
+
+/// I7: what others wrote stays.
+fn mine(_: &World, change: &Change) -> Option<String> {
+    let (before, after) = (change.before.as_ref()?, change.after.as_ref()?);
+    let note = before.annotation(FOREIGN);
+    (note.is_some() && after.annotation(FOREIGN) != note).then(|| {
+        format!(
+            "the annotation {FOREIGN} of {} was {note:?} and is {:?}",
+            change.name,
+            after.annotation(FOREIGN)
+        )
+    })
+}
+
+/// I7: of the target only the scale is written.
+fn gentle(_: &World, change: &Change) -> Option<String> {
+    if change.name != target() {
+        return None;
+    }
+    let Some(after) = &change.after else {
+        return Some("the target is deleted".to_owned());
+    };
+    let before = change.before.as_ref()?;
+    let rest = |object: &Object| -> Value {
+        let mut value = object.value().clone();
+        value["spec"]["replicas"] = Value::Null;
+        for field in ["resourceVersion", "generation", "managedFields"] {
+            value["metadata"][field] = Value::Null;
+        }
+        value
+    };
+    (rest(before) != rest(after))
+        .then(|| "more than the scale of the target was written".to_owned())
+}
+
+/// Looks at a status write of the controller.
+pub fn after_status(world: &mut World, change: &Change, before: &CanaryStatus) {
+    if change.by != Hand::Serin {
+        return;
+    }
+    if world.status.run.as_ref().map(|run| &run.id) != before.run.as_ref().map(|run| &run.id) {
+        world.witness.run_at = world.now;
+    }
+    if world.status.phase != before.phase {
+        world.witness.ended_alone = matches!(world.status.phase, Phase::Failed | Phase::Succeeded)
+            && world.endpoints(1).is_empty();
+    }
+    let checks: [(&'static str, StatusCheck); 5] = [
+        ("I5 once", once),
+        ("I6 told", told_why),
+        ("I10 true", truthful),
+        ("I10 true", whole_status),
+        ("I3 earned", judged),
+    ];
+    for (name, check) in checks {
+        if let Some(text) = check(world, before) {
+            world.violate(name, text);
+        }
+    }
+}
+
+/// I5: one step and one failed check in each interval.
+fn once(world: &mut World, before: &CanaryStatus) -> Option<String> {
+    let (now, least) = (world.now, world.witness.least_interval - 60);
+    let after = world.status.clone();
+    if after.failed_checks > before.failed_checks && before.phase == after.phase {
+        let former = std::mem::replace(&mut world.witness.last_failure, now);
+        let windowed = world.scenario.spec["analysis"]["failureMode"] == "window";
+        if after.failed_checks > before.failed_checks + 1 {
+            return Some(format!(
+                "failed checks went from {} to {} at once",
+                before.failed_checks, after.failed_checks
+            ));
+        }
+        let same_run =
+            before.run.as_ref().map(|run| &run.id) == after.run.as_ref().map(|run| &run.id);
+        if same_run && !windowed && former > 0 && now - former < least && before.failed_checks > 0 {
+            return Some(format!(
+                "two failed checks within {} ms; the interval is at least {least} ms",
+                now - former
+            ));
+        }
+    }
+    let (old, new) = (before.run.as_ref()?, after.run.as_ref()?);
+    if old.id != new.id || new.step <= old.step {
+        return None;
+    }
+    if new.step > old.step + 1 {
+        return Some(format!(
+            "the step went from {} to {} at once",
+            old.step, new.step
+        ));
+    }
+    match world
+        .witness
+        .last_step
+        .insert(new.id.clone(), (new.step, now))
+    {
+        Some((_, at)) if now - at < least => Some(format!(
+            "step {} came {} ms after the one before; the interval is at least {least} ms",
+            new.step,
+            now - at
+        )),
+        _ => None,
+    }
+}
+
+/// Counts what people are told; some things may be told once for each run.
+pub fn told(world: &mut World, run: &str, reason: &'static str) {
+    const SINGLE: [&str; 7] = [
+        "NewRevision",
+        "AnalysisStarted",
+        "Promoting",
+        "PromotionFailed",
+        "RolledBack",
+        "Succeeded",
+        "Initialized",
+    ];
+    if !SINGLE.contains(&reason) {
+        return;
+    }
+    let count = world
+        .witness
+        .told
+        .entry((run.to_owned(), reason))
+        .or_default();
+    *count += 1;
+    let count = *count;
+    if count > 1 {
+        world.violate(
+            "I5 once",
+            format!("{reason} was told {count} times of run {run}"),
+        );
+    }
+}
+
+/// I6: whoever reads the object learns why it is as it is.
+fn told_why(world: &mut World, before: &CanaryStatus) -> Option<String> {
+    let status = &world.status;
+    for kind in [condition_type::PROMOTED, condition_type::READY] {
+        let Some(condition) = status.condition(kind) else {
+            return Some(format!("condition {kind} is missing"));
+        };
+        if condition.reason.is_empty()
+            || condition.message.as_deref().unwrap_or_default().is_empty()
+        {
+            return Some(format!("condition {kind} gives no reason"));
+        }
+    }
+    if let Some(run) = &status.run
+        && run.waiting_for.is_some()
+        && run.waiting_since.is_none()
+    {
+        return Some(format!(
+            "the run waits for {:?} and does not say since when",
+            run.waiting_for
+        ));
+    }
+    let ended = before.phase != status.phase
+        && matches!(status.phase, Phase::Succeeded | Phase::Failed)
+        && before.promoted.is_some();
+    if ended
+        && status
+            .history
+            .last()
+            .is_none_or(|last| last.cause.is_empty())
+    {
+        return Some(format!(
+            "the run ended as {} without a cause in history",
+            status.phase.as_str()
+        ));
+    }
+    None
+}
+
+/// I10: a phase that claims something is only written when it is so.
+fn truthful(world: &mut World, before: &CanaryStatus) -> Option<String> {
+    let status = &world.status;
+    let arrived = before.phase != status.phase
+        && matches!(status.phase, Phase::Initialized | Phase::Succeeded);
+    let promoted = status.promoted.as_ref();
+    if !arrived || promoted == before.promoted.as_ref() {
+        return None;
+    }
+    let hash = &promoted?.revision;
+    let image = world.witness.image_of(hash).unwrap_or_default().to_owned();
+    let excused =
+        world.witness.hand_on_primary > 0 && world.now - world.witness.hand_on_primary < 60_000;
+    match world.store.get(&primary()) {
+        Some(live) if image_of(live) != image => Some(format!(
+            "{} is said to be promoted, but the primary runs {}",
+            image,
+            image_of(live)
+        )),
+        None if !excused => {
+            Some("a revision is said to be promoted, but there is no primary".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// I10: the parts of the status agree with each other.
+fn whole_status(world: &mut World, _: &CanaryStatus) -> Option<String> {
+    let status = &world.status;
+    if let Some(promoted) = &status.promoted
+        && status.last_promoted_spec.as_ref() != Some(&promoted.revision)
+    {
+        return Some(format!(
+            "lastPromotedSpec is {:?}, promoted is {}",
+            status.last_promoted_spec, promoted.revision
+        ));
+    }
+    if !(0..=100).contains(&status.canary_weight) {
+        return Some(format!("canaryWeight is {}", status.canary_weight));
+    }
+    let weights = status
+        .run
+        .as_ref()
+        .and_then(|run| run.weights.map(|weights| (weights, run.diverted)));
+    match weights {
+        Some((weights, _)) if weights.primary + weights.canary != 100 => Some(format!(
+            "the weights of the run are {} and {}",
+            weights.primary, weights.canary
+        )),
+        Some((weights, false)) if i64::from(weights.canary) != status.canary_weight => {
+            Some(format!(
+                "canaryWeight is {}, the run's weight {}",
+                status.canary_weight, weights.canary
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// I3: a run is not promoted before it was judged.
+fn judged(world: &mut World, before: &CanaryStatus) -> Option<String> {
+    let status = &world.status;
+    let run = status.run.as_ref()?;
+    if status.phase != Phase::Promoting || before.phase == Phase::Promoting || world.witness.skipped
+    {
+        return None;
+    }
+    let same = before
+        .run
+        .as_ref()
+        .is_some_and(|old| old.revision == run.revision && old.id == run.id);
+    if !same {
+        return Some(format!(
+            "run {} is promoted, but the run before it was {:?}",
+            run.id,
+            before.run.as_ref().map(|run: &Run| &run.id)
+        ));
+    }
+    (run.checks < 1).then(|| "a run is promoted without a single check".to_owned())
+}
+
+/// Looks at the world at one moment.
+pub fn moment(world: &mut World) {
+    for service in 0..SERVICES.len() {
+        if world.endpoints(service).is_empty() {
+            world.witness.bright_since[service] = None;
+        } else {
+            world.witness.bright_at[service] = world.now;
+            world.witness.bright_since[service].get_or_insert(world.now);
+        }
+    }
+    for service in 0..SERVICES.len() {
+        let weight = world
+            .shares()
+            .iter()
+            .find(|(side, _)| *side == service)
+            .map_or(0, |(_, weight)| *weight);
+        let dark = weight > 0 && !world.answers(service);
+        let other = 3 - service.max(1);
+        let rescue = service > 0 && dark && world.answers(other);
+        let slot = &mut world.witness.dark_since[service];
+        if rescue {
+            slot.get_or_insert(world.now);
+        } else {
+            *slot = None;
+        }
+    }
+    if let Some(text) = at_once(world) {
+        world.violate("I2 served", text);
+        world.witness.dark_since = [None; 3];
+    }
+}
+
+/// I2, time: when a side with weight has no pods and the other has some, traffic moves.
+fn at_once(world: &World) -> Option<String> {
+    let witness = &world.witness;
+    for (service, since) in witness.dark_since.iter().enumerate() {
+        let Some(since) = since else { continue };
+        let quiet = (*since)
+            .max(witness.last_fault)
+            .max(witness.suspended_at)
+            .max(witness.acted_at)
+            .max(witness.run_at);
+        let patience = DARK + 4 * world.gateway.lag;
+        let suspended = world
+            .store
+            .get(&kinds::CANARY.named(NAMESPACE, CANARY))
+            .is_some_and(|canary| canary.at("/spec/suspend") == true);
+        // A canary that was never judged must not be given the primary's share.
+        let unjudged = service == 1
+            && world.status.run.as_ref().is_none_or(|run| {
+                Some(run.revision.as_str())
+                    != witness
+                        .hashes
+                        .get(&world.target_image())
+                        .map(String::as_str)
+            });
+        // A canary that was judged bad must not get the share of a primary that is gone for a while.
+        let condemned = service == 1
+            && world
+                .status
+                .run
+                .as_ref()
+                .is_some_and(|run| ["RollingBack", "Cancelling"].contains(&run.stage.as_str()));
+        if world.now - quiet > patience && !suspended && !unjudged && !condemned {
+            return Some(format!(
+                "for {} s traffic goes to {}, which has no pods, while the other side has some",
+                (world.now - since) / 1000,
+                SERVICES[service]
+            ));
+        }
+    }
+    None
+}
+
+/// Looks at the world after the end of time.
+pub fn end(world: &mut World) {
+    let checks: [(&'static str, EndCheck); 6] = [
+        ("I11 ends", ended),
+        ("I12 seen", seen),
+        ("I10 true", status_agrees),
+        ("I4 safe side", safe_end),
+        ("I2 served", all_served),
+        ("I11 ends", at_rest),
+    ];
+    for (name, check) in checks {
+        if let Some(text) = check(world) {
+            world.violate(name, text);
+            return;
+        }
+    }
+}
+
+/// I11: no run is under way.
+fn ended(world: &World) -> Option<String> {
+    let status = &world.status;
+    let done = matches!(
+        status.phase,
+        Phase::Initialized | Phase::Succeeded | Phase::Failed
+    );
+    (!done).then(|| {
+        let run = status.run.as_ref();
+        format!(
+            "the canary is still {}, stage {}: {}",
+            if status.phase == Phase::Unset {
+                "new"
+            } else {
+                status.phase.as_str()
+            },
+            run.map_or("none", |run| &run.stage),
+            run.and_then(|run| run.message.as_deref())
+                .unwrap_or("no message")
+        )
+    })
+}
+
+/// I12: what the target asks for was judged or is promoted.
+fn seen(world: &World) -> Option<String> {
+    let status = &world.status;
+    let image = world.target_image();
+    let hash = world.witness.hashes.get(&image)?;
+    let promoted = status
+        .promoted
+        .as_ref()
+        .is_some_and(|promoted| promoted.revision == *hash);
+    let judged = status
+        .history
+        .iter()
+        .any(|run| run.revision == *hash && run.outcome != "Superseded");
+    let held = status.run.as_ref().is_some_and(|run| run.revision == *hash);
+    (!promoted && !judged && !held).then(|| {
+        format!(
+            "{image} is neither promoted nor judged; phase {}",
+            status.phase.as_str()
+        )
+    })
+}
+
+/// I10: the status says what the world is.
+fn status_agrees(world: &World) -> Option<String> {
+    let status = &world.status;
+    if world.scenario.gateway
+        && status.promoted.is_some()
+        && let Some(weight) = world.gateway.canary
+        && weight != status.canary_weight
+    {
+        return Some(format!(
+            "canaryWeight is {}, the gateway sends {weight} %",
+            status.canary_weight
+        ));
+    }
+    let canary = world.store.get(&kinds::CANARY.named(NAMESPACE, CANARY))?;
+    if status.observed_generation != Some(canary.generation()) {
+        return Some(format!(
+            "observedGeneration is {:?}, generation {}",
+            status.observed_generation,
+            canary.generation()
+        ));
+    }
+    let promoted = status.promoted.as_ref()?;
+    let image = world.witness.image_of(&promoted.revision)?;
+    let live = world
+        .store
+        .get(&primary())
+        .map(image_of)
+        .unwrap_or_default();
+    (live != image).then(|| format!("{image} is said to be promoted, the primary runs {live}"))
+}
+
+/// I4: all traffic is on the side that was last promoted, or held by a canary that is healthy; the target of an ended run is at zero.
+fn safe_end(world: &World) -> Option<String> {
+    let status = &world.status;
+    status.promoted.as_ref()?;
+    let held = status.run.as_ref().is_some_and(|run| run.stage == "Held");
+    let weight = world.gateway.canary.unwrap_or(0);
+    if !held && weight > 0 {
+        return Some(format!(
+            "no run is under way, and {weight} % of the traffic goes to the canary"
+        ));
+    }
+    let replicas = world
+        .store
+        .get(&target())
+        .and_then(|target| target.number("/spec/replicas"))
+        .unwrap_or(1);
+    // The only copy that may still answer stays.
+    let alone = world.endpoints(1).is_empty();
+    if !held && replicas > 0 && !world.witness.hand_on_scale && !alone && !world.witness.ended_alone
+    {
+        return Some(format!(
+            "no run is under way, and the target still has {replicas} replicas"
+        ));
+    }
+    None
+}
+
+/// I2: at the end requests are answered, if anything can answer them.
+fn all_served(world: &World) -> Option<String> {
+    let any = Deployment::ALL
+        .iter()
+        .zip(&world.workloads)
+        .any(|(_, workload)| workload.ready_pods().next().is_some());
+    let dark = world
+        .shares()
+        .into_iter()
+        .find(|(service, weight)| *weight > 0 && !world.answers(*service));
+    let unfit = world
+        .store
+        .get(&primary())
+        .map(image_of)
+        .is_some_and(|image| Nature::of(&image) == Nature::Crash);
+    match dark {
+        // Without the Service there is nothing that could be served: nobody ever had it.
+        Some((service, weight))
+            if any
+                && !unfit
+                && world
+                    .store
+                    .get(&kinds::SERVICE.named(NAMESPACE, SERVICES[service]))
+                    .is_some() =>
+        {
+            // Somebody's hand on an idle target gives pods that must not serve.
+            let idle = world.status.run.is_none() && world.witness.hand_on_scale;
+            (!idle).then(|| {
+                format!(
+                    "{weight} % of the traffic goes to {}, where nobody answers",
+                    SERVICES[service]
+                )
+            })
+        }
+        _ => None,
+    }
+}
+
+/// I11: a calm canary makes no passes that write.
+fn at_rest(world: &World) -> Option<String> {
+    world
+        .replicas
+        .iter()
+        .filter(|replica| replica.alive && !replica.deaf)
+        .find_map(|replica| {
+            (replica.work.is_some() || replica.restless > 2)
+                .then(|| "nothing happens any more, and yet the controller writes".to_owned())
+        })
+}
+
+/// A number that changes with what is random in a history's end, to compare two runs of one seed.
+#[must_use]
+pub fn fingerprint(world: &World) -> u64 {
+    let names: BTreeSet<String> = world
+        .store
+        .all()
+        .map(|(name, object)| format!("{name} {}", object.resource_version()))
+        .collect();
+    let text = format!("{names:?} {} {}", world.passes, world.now);
+    Random::new(0, &text).next()
+}

@@ -1,0 +1,271 @@
+//! One replica of the controller under test: its cache that lags behind the store, its memory of answers, and the work that it is in the
+//! middle of. It mirrors the rules of `controller`: decide, reading what is wanted; the status first, guarded by its version; what is
+//! told after the status; then the writes in order; stop at the first that fails.
+
+use crate::api::Canary;
+use crate::object::{Kind, Object, ObjectRef, Reading, kinds};
+use crate::rollout::{Decision, Finding, ListRef, Listing, Want};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::store::{Change, Store};
+
+const STREAMS: usize = 6;
+
+/// The kinds that are watched, each by a stream of its own.
+pub const WATCHED: [Kind; STREAMS] = [
+    kinds::CANARY,
+    kinds::DEPLOYMENT,
+    kinds::SERVICE,
+    kinds::ENDPOINT_SLICE,
+    kinds::HTTP_ROUTE,
+    kinds::CONTROLLER_REVISION,
+];
+
+/// The position of a kind in [`WATCHED`].
+#[must_use]
+pub fn stream_of(kind: &Kind) -> Option<usize> {
+    WATCHED.iter().position(|watched| watched == kind)
+}
+
+#[derive(Clone, Debug)]
+struct Cached {
+    revision: u64,
+    /// `None` for an object that is gone; kept so that older news can't bring it back.
+    object: Option<Arc<Object>>,
+}
+
+/// News of one kind, delivered in order.
+#[derive(Clone, Debug, Default)]
+struct Stream {
+    news: VecDeque<(i64, u64, ObjectRef, Option<Arc<Object>>)>,
+    last: i64,
+}
+
+/// What a replica is carrying out.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The canary as it was decided from.
+    pub canary: Arc<Object>,
+    /// What was decided.
+    pub decision: Decision,
+    /// Whether the status has been dealt with.
+    pub status_done: bool,
+    /// The next write.
+    pub next: usize,
+    /// Whether anything was written.
+    pub wrote: bool,
+}
+
+/// A replica.
+#[derive(Debug, Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of one replica"
+)]
+pub struct Replica {
+    /// Dead ones do nothing for ever; a restart is another replica.
+    pub alive: bool,
+    /// It lost its watches for good, and goes on.
+    pub deaf: bool,
+    /// Watch lag in ms.
+    pub lag: i64,
+    /// Until when the lag is as it is.
+    pub lag_until: i64,
+    /// Until when the watches are broken.
+    pub broken_until: i64,
+    cache: BTreeMap<ObjectRef, Cached>,
+    streams: [Stream; STREAMS],
+    /// Answers to what was asked, newest last.
+    pub answers: VecDeque<(String, Finding)>,
+    /// What was asked and not answered yet.
+    pub pending: BTreeSet<String>,
+    /// What the last decision looked at.
+    pub wants: BTreeSet<Want>,
+    /// What is being carried out.
+    pub work: Option<Work>,
+    /// Whether a pass is on the way.
+    pub queued: bool,
+    /// Something changed while work was carried out.
+    pub dirty: bool,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Conflicts in a row.
+    pub conflicts: u32,
+    /// Passes in a row that wrote something.
+    pub restless: u32,
+    /// Serial number of the alarm that counts.
+    pub alarm: u64,
+    decoded: Option<(u64, Arc<Canary>)>,
+}
+
+impl Replica {
+    /// A replica that has just listed everything.
+    #[must_use]
+    pub fn fresh(store: &Store, lag: i64) -> Self {
+        let mut replica = Self {
+            alive: true,
+            lag,
+            ..Self::default()
+        };
+        replica.relist(store);
+        replica
+    }
+
+    /// Takes over everything as it is in the store; what was absorbed and is newer stays.
+    pub fn relist(&mut self, store: &Store) {
+        for kind in &WATCHED {
+            for (name, revision, object) in store.of_kind(kind) {
+                self.learn(name, revision, Some(object));
+            }
+        }
+        let revision = store.revision();
+        for (name, cached) in &mut self.cache {
+            if cached.object.is_some() && cached.revision <= revision && store.get(name).is_none() {
+                *cached = Cached {
+                    revision,
+                    object: None,
+                };
+            }
+        }
+        for stream in &mut self.streams {
+            stream.news.clear();
+        }
+    }
+
+    /// Takes over one object unless something newer is known. True if that is news.
+    pub fn learn(&mut self, name: &ObjectRef, revision: u64, object: Option<&Arc<Object>>) -> bool {
+        match self.cache.get(name) {
+            Some(cached) if cached.revision >= revision => false,
+            _ => {
+                self.cache.insert(
+                    name.clone(),
+                    Cached {
+                        revision,
+                        object: object.cloned(),
+                    },
+                );
+                true
+            }
+        }
+    }
+
+    /// Puts a change on its stream. Returns the stream and when it will be delivered.
+    pub fn hear(&mut self, change: &Change, now: i64, jitter: i64) -> Option<(usize, i64)> {
+        if !self.alive || self.deaf {
+            return None;
+        }
+        let position = stream_of(&change.name.kind)?;
+        let lag = if now < self.lag_until {
+            self.lag * 40
+        } else {
+            self.lag
+        };
+        let stream = &mut self.streams[position];
+        let at = (now + lag + jitter).max(stream.last).max(self.broken_until);
+        stream.last = at;
+        stream.news.push_back((
+            at,
+            change.revision,
+            change.name.clone(),
+            change.after.clone(),
+        ));
+        Some((position, at))
+    }
+
+    /// Delivers what is due on a stream. True if something changed that the last decision looked at.
+    pub fn deliver(&mut self, position: usize, now: i64) -> bool {
+        let mut woken = false;
+        while self.streams[position]
+            .news
+            .front()
+            .is_some_and(|(at, ..)| *at <= now)
+        {
+            let Some((_, revision, name, object)) = self.streams[position].news.pop_front() else {
+                break;
+            };
+            if self.learn(&name, revision, object.as_ref()) {
+                woken |= name.kind == kinds::CANARY || self.cares(&name, object.as_deref());
+            }
+        }
+        woken
+    }
+
+    fn cares(&self, name: &ObjectRef, object: Option<&Object>) -> bool {
+        self.wants.iter().any(|want| match want {
+            Want::Object(wanted) => wanted == name,
+            Want::List(list) => {
+                list.kind == name.kind && object.is_none_or(|object| has_labels(object, list))
+            }
+        })
+    }
+
+    /// An object as the cache knows it.
+    #[must_use]
+    pub fn read(&self, name: &ObjectRef) -> Reading {
+        match self
+            .cache
+            .get(name)
+            .and_then(|cached| cached.object.as_ref())
+        {
+            Some(object) => Reading::Present(Arc::clone(object)),
+            None => Reading::Absent,
+        }
+    }
+
+    /// A list as the cache knows it.
+    #[must_use]
+    pub fn list(&self, list: &ListRef) -> Listing {
+        let found = self
+            .cache
+            .iter()
+            .filter(|(name, _)| name.kind == list.kind && name.namespace == list.namespace);
+        Listing::Known(
+            found
+                .filter_map(|(_, cached)| cached.object.clone())
+                .filter(|object| has_labels(object, list))
+                .collect(),
+        )
+    }
+
+    /// How far the cache may be behind the store now, in ms.
+    #[must_use]
+    pub fn staleness(&self, now: i64) -> i64 {
+        let lag = if now < self.lag_until + 20_000 {
+            self.lag * 40
+        } else {
+            self.lag
+        };
+        let broken = self.deaf || now < self.broken_until + 1_000;
+        1_000 + lag + if broken { 30_000 } else { 0 }
+    }
+
+    /// The canary, decoded once for each version.
+    pub fn canary(&mut self, name: &ObjectRef) -> Option<(Arc<Object>, Arc<Canary>)> {
+        let cached = self.cache.get(name)?;
+        let object = cached.object.clone()?;
+        if let Some((revision, canary)) = &self.decoded
+            && *revision == cached.revision
+        {
+            return Some((object, Arc::clone(canary)));
+        }
+        let canary = Arc::new(Canary::decode(object.value()).ok()?);
+        self.decoded = Some((cached.revision, Arc::clone(&canary)));
+        Some((object, canary))
+    }
+
+    /// Keeps an answer.
+    pub fn keep(&mut self, key: String, finding: Finding) {
+        self.pending.remove(&key);
+        self.answers.push_back((key, finding));
+        if self.answers.len() > 128 {
+            self.answers.pop_front();
+        }
+    }
+}
+
+fn has_labels(object: &Object, list: &ListRef) -> bool {
+    list.labels
+        .iter()
+        .all(|(key, value)| object.at("/metadata/labels")[key.as_str()].as_str() == Some(value))
+}

@@ -1,0 +1,275 @@
+//! Many histories at once, over all cores; the smaller history of a failing seed; and the table of which fault struck in which phase.
+
+use super::invariants::{Violation, fingerprint};
+use super::mutant::Mutant;
+use super::scenario::{FAULTS, Fault, Scenario};
+use super::world::{Coverage, World};
+use crate::api::Phase;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How many lines of a story are shown.
+const LINES: usize = 60;
+
+/// What came of one history.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The first violation, if there was one.
+    pub violation: Option<Violation>,
+    /// Faults that struck.
+    pub coverage: Coverage,
+    /// Passes of the controller.
+    pub passes: u64,
+    /// Phase at the end.
+    pub ends: BTreeMap<String, u64>,
+    /// The same for two runs of one seed.
+    pub fingerprint: u64,
+    /// The last lines of the story, where one was asked for.
+    pub story: Vec<String>,
+}
+
+/// Lets one history happen.
+#[must_use]
+pub fn history(scenario: Scenario, mutant: Option<Mutant>, tell: bool) -> Outcome {
+    let mut world = World::new(scenario, mutant, tell);
+    world.run();
+    Outcome {
+        violation: world.violations.first().cloned(),
+        fingerprint: fingerprint(&world),
+        story: world.story(LINES),
+        coverage: world.coverage,
+        passes: world.passes,
+        ends: world.ends,
+    }
+}
+
+/// The smallest history found that still violates the same invariant: acts and faults are left out one after the other.
+#[must_use]
+pub fn shrink(scenario: &Scenario, violation: &Violation, mutant: Option<Mutant>) -> Scenario {
+    let fails = |scenario: &Scenario| {
+        history(scenario.clone(), mutant, false)
+            .violation
+            .is_some_and(|found| found.invariant == violation.invariant)
+    };
+    let mut smallest = scenario.clone();
+    loop {
+        let Some(smaller) = smallest.smaller().find(fails) else {
+            return smallest;
+        };
+        smallest = smaller;
+    }
+}
+
+/// What came of many histories.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// How many.
+    pub histories: u64,
+    /// In what time.
+    pub took: Duration,
+    /// Passes of the controller in all of them.
+    pub passes: u64,
+    /// Seeds that violated something, with what.
+    pub failures: Vec<(u64, Violation)>,
+    /// Faults that struck.
+    pub coverage: Coverage,
+    /// Phases at the end.
+    pub ends: BTreeMap<String, u64>,
+}
+
+/// Lets the histories of `seed`, `seed + 1`, … happen on all cores. Stops early after `enough` failures.
+#[must_use]
+pub fn histories(seed: u64, count: u64, enough: usize, mutant: Option<Mutant>) -> Report {
+    let started = Instant::now();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicU64::new(0);
+    let failed = AtomicU64::new(0);
+    let parts: Vec<Report> = std::thread::scope(|scope| {
+        let work = || {
+            let mut part = Report::default();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= count || failed.load(Ordering::Relaxed) >= enough as u64 {
+                    return part;
+                }
+                let seed = seed.wrapping_add(number);
+                let outcome = history(Scenario::of(seed), mutant, false);
+                part.histories += 1;
+                part.passes += outcome.passes;
+                add(&mut part.coverage, outcome.coverage);
+                add(&mut part.ends, outcome.ends);
+                if let Some(violation) = outcome.violation {
+                    failed.fetch_add(1, Ordering::Relaxed);
+                    part.failures.push((seed, violation));
+                }
+            }
+        };
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles
+            .into_iter()
+            .filter_map(|handle| handle.join().ok())
+            .collect()
+    });
+    let mut report = Report::default();
+    for part in parts {
+        report.histories += part.histories;
+        report.passes += part.passes;
+        report.failures.extend(part.failures);
+        add(&mut report.coverage, part.coverage);
+        add(&mut report.ends, part.ends);
+    }
+    report.failures.sort_by_key(|(seed, _)| *seed);
+    report.took = started.elapsed();
+    report
+}
+
+fn add<K: Ord>(sum: &mut BTreeMap<K, u64>, part: BTreeMap<K, u64>) {
+    for (key, count) in part {
+        *sum.entry(key).or_default() += count;
+    }
+}
+
+impl Report {
+    /// Whether nothing was violated.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.failures.is_empty()
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let seconds = self.took.as_secs_f64().max(0.001);
+        writeln!(
+            f,
+            "{} histories in {seconds:.1} s ({:.0} a second), {} passes, {} violations",
+            self.histories,
+            self.histories as f64 / seconds,
+            self.passes,
+            self.failures.len()
+        )?;
+        let ends: Vec<String> = self
+            .ends
+            .iter()
+            .map(|(phase, count)| format!("{phase} {count}"))
+            .collect();
+        writeln!(f, "ends: {}", ends.join(", "))?;
+        write!(f, "{}", table(&self.coverage))
+    }
+}
+
+/// Faults by the phase in which they struck.
+fn table(coverage: &Coverage) -> String {
+    let phases = [
+        Phase::Unset,
+        Phase::Initializing,
+        Phase::Initialized,
+        Phase::Waiting,
+        Phase::Progressing,
+        Phase::WaitingPromotion,
+        Phase::Promoting,
+        Phase::Finalising,
+        Phase::Succeeded,
+        Phase::Failed,
+    ];
+    let mut text = format!("{:<18}", "faults by phase");
+    for (_, name) in FAULTS {
+        let _ = write!(text, "{name:>14}");
+    }
+    text.push('\n');
+    for phase in phases {
+        let _ = write!(
+            text,
+            "{:<18}",
+            if phase == Phase::Unset {
+                "(new)"
+            } else {
+                phase.as_str()
+            }
+        );
+        for (fault, _) in FAULTS {
+            let count = coverage
+                .get(&(phase.as_str().to_owned(), fault))
+                .copied()
+                .unwrap_or(0);
+            let _ = write!(text, "{count:>14}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The story of one seed, made as small as it can be: what is needed to understand a violation.
+#[must_use]
+pub fn explain(seed: u64, mutant: Option<Mutant>) -> String {
+    let scenario = Scenario::of(seed);
+    let outcome = history(scenario.clone(), mutant, true);
+    let Some(violation) = outcome.violation else {
+        return format!(
+            "seed {seed} violates nothing\n{}\n",
+            outcome.story.join("\n")
+        );
+    };
+    let smaller = shrink(&scenario, &violation, mutant);
+    let outcome = history(smaller.clone(), mutant, true);
+    let violation = outcome.violation.unwrap_or(violation);
+    let mut text = format!(
+        "seed {seed} violates {}: {}\n",
+        violation.invariant, violation.text
+    );
+    let _ = writeln!(text, "spec: {}", smaller.spec);
+    let _ = writeln!(
+        text,
+        "replicas {}, gateway lag {} ms",
+        smaller.replicas, smaller.gateway_lag
+    );
+    for (at, act) in &smaller.acts {
+        let _ = writeln!(text, "  act   {:>9.3}s  {act:?}", *at as f64 / 1000.0);
+    }
+    for (at, fault) in &smaller.faults {
+        let _ = writeln!(text, "  fault {:>9.3}s  {fault:?}", *at as f64 / 1000.0);
+    }
+    for reaction in &smaller.reactions {
+        let _ = writeln!(
+            text,
+            "  on {} +{} ms {:?}",
+            reaction.phase.as_str(),
+            reaction.delay,
+            reaction.what
+        );
+    }
+    for line in outcome.story {
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+/// What `serin simulate` does: runs `count` histories from `seed` on and returns what to print and whether all is well.
+#[must_use]
+pub fn simulate(seed: u64, count: u64) -> (String, bool) {
+    let report = histories(seed, count, 5, None);
+    let mut text = report.to_string();
+    if let Some((seed, _)) = report.failures.first() {
+        for (seed, violation) in &report.failures {
+            let _ = writeln!(
+                text,
+                "seed {seed}: {}: {}",
+                violation.invariant, violation.text
+            );
+        }
+        text.push('\n');
+        text.push_str(&explain(*seed, None));
+    }
+    (text, report.is_clean())
+}
+
+/// A fault by its name in [`FAULTS`].
+#[must_use]
+pub fn fault_named(name: &str) -> Option<Fault> {
+    FAULTS
+        .iter()
+        .find(|(_, known)| *known == name)
+        .map(|(fault, _)| *fault)
+}

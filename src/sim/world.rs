@@ -1,0 +1,1292 @@
+//! The world of one history: a clock, a queue of what happens next, the cluster, the people, and the replicas of the controller under
+//! test. Everything that happens goes through [`World::run`], one event after the other.
+
+use super::invariants::{self, Violation, Witness};
+use super::mutant::Mutant;
+use super::random::Random;
+use super::replica::{Replica, Work};
+use super::scenario::{Act, Fault, Reaction, Scenario, What};
+use super::store::{Change, Hand, Refusal, Store, whole_seconds};
+use super::workloads::{Deployment, Nature, Turn, Turns, Workload, image_of, manifest};
+use super::{CANARY, NAMESPACE};
+use crate::analysis::{DurationUnit, Measurement, MetricKind};
+use crate::api::{CanaryStatus, Phase};
+use crate::object::{Expect, Object, ObjectRef, Patch, Write, kinds};
+use crate::rollout::{Finding, HookAnswer, Need, Request, Settings, Snapshot, Want, decide};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Where the virtual clock begins: 2026-01-01T00:00:00Z, in ms.
+const START: i64 = 1_767_225_600_000;
+/// How much virtual time a history gets after the last act, in ms.
+const AFTERMATH: i64 = 900_000;
+/// More events than any honest history has.
+const MOST_EVENTS: usize = 20_000;
+/// How many lines of the story are kept.
+const STORY: usize = 4_000;
+
+/// What happens at a point in time.
+#[derive(Clone, Debug)]
+enum Event {
+    Reconcile(Deployment),
+    Turn(Deployment, u64, Turn),
+    Endpoints(usize),
+    EndpointsSeen(usize),
+    RouteSeen,
+    RouteApplied,
+    Deliver(usize, usize),
+    Relist(usize),
+    Pass(usize),
+    Alarm(usize, u64),
+    Effect(usize),
+    Answer(usize, Box<Need>),
+    Start,
+    End(usize),
+    Act(Act),
+    Misfortune(Fault),
+    Calm,
+}
+
+/// The three Services.
+pub const SERVICES: [&str; 3] = ["web", "web-primary", "web-canary"];
+
+/// The gateway: what it carries, not what it is told.
+#[derive(Clone, Debug, Default)]
+pub struct Gateway {
+    /// Lag in ms.
+    pub lag: i64,
+    /// Share of the canary in percent; `None` without a route.
+    pub canary: Option<i64>,
+    /// Since when the route says something else than what is carried, in ms.
+    pub behind_since: Option<i64>,
+    /// The pods behind each Service, as the gateway knows them.
+    pub pods: [Vec<u64>; 3],
+}
+
+/// What is true and what people do with it.
+#[derive(Clone, Debug, Default)]
+pub struct Truth {
+    /// Number of the last release.
+    pub released: usize,
+    /// Whether gates are open.
+    pub gates_open: bool,
+    rollback_until: i64,
+    silence_until: i64,
+    nonsense_until: i64,
+    down_until: [i64; 2],
+    /// Nothing unexpected happens any more.
+    pub calm: bool,
+}
+
+/// How often which fault struck in which phase.
+pub type Coverage = BTreeMap<(String, Fault), u64>;
+
+/// The world.
+pub struct World {
+    /// What happens in this history.
+    pub scenario: Scenario,
+    /// Virtual time in ms since the start.
+    pub now: i64,
+    /// The API server.
+    pub store: Store,
+    /// The two Deployments.
+    pub workloads: [Workload; 2],
+    /// The gateway.
+    pub gateway: Gateway,
+    /// What is true.
+    pub truth: Truth,
+    /// The replicas, dead ones included.
+    pub replicas: Vec<Replica>,
+    /// What was seen, for the invariants.
+    pub witness: Witness,
+    /// What was violated.
+    pub violations: Vec<Violation>,
+    /// Faults that struck.
+    pub coverage: Coverage,
+    /// Passes that were made.
+    pub passes: u64,
+    /// Phases that a run ended in.
+    pub ends: BTreeMap<String, u64>,
+    /// The defect that was put in on purpose.
+    pub mutant: Option<Mutant>,
+    /// The last status as it is in the store.
+    pub status: CanaryStatus,
+    queue: BTreeMap<(i64, u64), Event>,
+    serial: u64,
+    random: Random,
+    pods: u64,
+    faults: VecDeque<(i64, Fault)>,
+    settings: Arc<Settings>,
+    story: Option<VecDeque<String>>,
+}
+
+impl World {
+    /// The world before anything happened. With `tell` it keeps a story.
+    #[must_use]
+    pub fn new(scenario: Scenario, mutant: Option<Mutant>, tell: bool) -> Self {
+        let random = Random::new(scenario.seed, "world");
+        let faults = scenario.faults.iter().copied().collect();
+        let gateway = Gateway {
+            lag: scenario.gateway_lag,
+            ..Gateway::default()
+        };
+        let mut world = Self {
+            scenario,
+            now: 0,
+            store: Store::default(),
+            workloads: [
+                Workload::new(Deployment::Target),
+                Workload::new(Deployment::Primary),
+            ],
+            gateway,
+            truth: Truth {
+                gates_open: true,
+                ..Truth::default()
+            },
+            replicas: Vec::new(),
+            witness: Witness::default(),
+            violations: Vec::new(),
+            coverage: Coverage::new(),
+            passes: 0,
+            ends: BTreeMap::new(),
+            mutant,
+            status: CanaryStatus::default(),
+            queue: BTreeMap::new(),
+            serial: 0,
+            random,
+            pods: 0,
+            faults,
+            settings: Arc::new(Settings::default()),
+            story: tell.then(VecDeque::new),
+        };
+        world.set_up();
+        world
+    }
+
+    fn set_up(&mut self) {
+        let image = Nature::Good.image(0);
+        self.user_writes(&Write::Apply {
+            kind: kinds::DEPLOYMENT,
+            object: manifest(&image, Some(self.scenario.replicas)),
+            expect: Expect::Any,
+        });
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": NAMESPACE},
+            "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+        });
+        if self.random.chance(60) {
+            let name = kinds::SERVICE.named(NAMESPACE, "web");
+            let _ = self.store.create(&name, service, Hand::User, self.stamp());
+        }
+        let canary = json!({
+            "apiVersion": "flagger.app/v1beta1", "kind": "Canary",
+            "metadata": {"name": CANARY, "namespace": NAMESPACE},
+            "spec": self.scenario.spec,
+        });
+        let _ = self.store.create(
+            &kinds::CANARY.named(NAMESPACE, CANARY),
+            canary,
+            Hand::User,
+            self.stamp(),
+        );
+        self.spread();
+        self.at(self.random.clone().between(100, 4_000), Event::Start);
+        for position in 0..self.scenario.acts.len() {
+            let (at, act) = self.scenario.acts[position];
+            self.at_time(at, Event::Act(act));
+        }
+        let last = self
+            .scenario
+            .acts
+            .iter()
+            .map(|(at, _)| *at)
+            .max()
+            .unwrap_or(0);
+        let last = self
+            .scenario
+            .faults
+            .iter()
+            .map(|(at, _)| *at)
+            .max()
+            .unwrap_or(0)
+            .max(last);
+        self.at_time(last + 20_000, Event::Calm);
+    }
+
+    /// Now, as the API writes it.
+    #[must_use]
+    pub fn stamp(&self) -> Timestamp {
+        Timestamp::from_millisecond(START + self.now).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    /// A point in time as ms since the start.
+    #[must_use]
+    pub fn virtual_ms(at: Timestamp) -> i64 {
+        at.as_millisecond() - START
+    }
+
+    fn at(&mut self, delay: i64, event: Event) {
+        self.at_time(self.now + delay, event);
+    }
+
+    fn at_time(&mut self, at: i64, event: Event) {
+        self.serial += 1;
+        self.queue.insert((at.max(self.now), self.serial), event);
+    }
+
+    /// Adds a line to the story, where one is told.
+    pub fn tell(&mut self, line: impl FnOnce() -> String) {
+        let now = self.now;
+        if let Some(story) = &mut self.story {
+            if story.len() >= STORY {
+                story.pop_front();
+            }
+            story.push_back(format!("{:>9.3}s  {}", now as f64 / 1000.0, line()));
+        }
+    }
+
+    /// The last lines of the story.
+    #[must_use]
+    pub fn story(&self, lines: usize) -> Vec<String> {
+        let story = self.story.iter().flatten();
+        let all = self.story.as_ref().map_or(0, VecDeque::len);
+        story.skip(all.saturating_sub(lines)).cloned().collect()
+    }
+
+    /// Lets everything happen, until the first violation or the end of time.
+    pub fn run(&mut self) {
+        let last = self.queue.keys().next_back().map_or(0, |(at, _)| *at);
+        let end = last + AFTERMATH;
+        for _ in 0..MOST_EVENTS {
+            let Some(entry) = self.queue.first_entry() else {
+                break;
+            };
+            let (at, _) = *entry.key();
+            if at > end {
+                self.now = end;
+                return self.finish();
+            }
+            self.now = at;
+            let event = entry.remove();
+            self.happen(event);
+            self.spread();
+            invariants::moment(self);
+            if !self.violations.is_empty() {
+                return;
+            }
+        }
+        if self.queue.is_empty() {
+            return self.finish();
+        }
+        self.violate(
+            "I11 ends",
+            format!("more than {MOST_EVENTS} events: something never comes to rest"),
+        );
+    }
+
+    fn finish(&mut self) {
+        *self
+            .ends
+            .entry(self.status.phase.as_str().to_owned())
+            .or_default() += 1;
+        invariants::end(self);
+    }
+
+    /// Notes a violation.
+    pub fn violate(&mut self, invariant: &'static str, text: String) {
+        self.tell(|| format!("VIOLATION {invariant}: {text}"));
+        self.violations.push(Violation {
+            invariant,
+            at: self.now,
+            text,
+        });
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Reconcile(which) => self.reconcile(which),
+            Event::Turn(which, pod, turn) => self.turn(which, pod, turn),
+            Event::Endpoints(service) => self.write_endpoints(service),
+            Event::EndpointsSeen(service) => self.gateway.pods[service] = self.endpoints(service),
+            Event::RouteSeen => self.accept_route(),
+            Event::RouteApplied => {
+                self.gateway.canary = self.live_weight();
+                self.gateway.behind_since = None;
+            }
+            Event::Deliver(replica, stream) => {
+                if self.replicas[replica].alive && self.replicas[replica].deliver(stream, self.now)
+                {
+                    self.wake(replica, 1);
+                }
+            }
+            Event::Relist(replica) => {
+                if self.replicas[replica].alive && !self.replicas[replica].deaf {
+                    self.replicas[replica].relist(&self.store);
+                    self.wake(replica, 1);
+                }
+            }
+            Event::Pass(replica) => self.pass(replica),
+            Event::Alarm(replica, alarm) => {
+                if self.replicas[replica].alarm == alarm {
+                    self.wake(replica, 0);
+                }
+            }
+            Event::Effect(replica) => self.effect(replica),
+            Event::Answer(replica, need) => self.answer(replica, &need),
+            Event::Start => self.start_replica(),
+            Event::End(replica) => self.replicas[replica].alive = false,
+            Event::Act(act) => self.act(act),
+            Event::Misfortune(fault) if !self.truth.calm => {
+                self.faults.push_front((self.now, fault));
+            }
+            Event::Misfortune(_) => {}
+            Event::Calm => self.calm(),
+        }
+    }
+
+    /// Tells everyone what changed in the store.
+    fn spread(&mut self) {
+        for change in self.store.take_changes() {
+            self.tell_change(&change);
+            for replica in 0..self.replicas.len() {
+                let jitter = self.random.between(0, 30);
+                if let Some((stream, at)) = self.replicas[replica].hear(&change, self.now, jitter) {
+                    self.at_time(at, Event::Deliver(replica, stream));
+                }
+            }
+            self.follow(&change);
+            if change.name.kind == kinds::CANARY
+                && let Some(after) = &change.after
+            {
+                let before = std::mem::take(&mut self.status);
+                self.status =
+                    serde_json::from_value(after.at("/status").clone()).unwrap_or_default();
+                self.react(before.phase);
+                invariants::after_status(self, &change, &before);
+            }
+            invariants::after_write(self, &change);
+        }
+    }
+
+    /// What waits for a phase happens when it is entered.
+    fn react(&mut self, before: Phase) {
+        let phase = self.status.phase;
+        if phase == before || self.truth.calm {
+            return;
+        }
+        let (due, rest): (Vec<Reaction>, Vec<Reaction>) =
+            std::mem::take(&mut self.scenario.reactions)
+                .into_iter()
+                .partition(|reaction| reaction.phase == phase);
+        self.scenario.reactions = rest;
+        for reaction in due {
+            let event = match reaction.what {
+                What::Act(act) => Event::Act(act),
+                What::Fault(fault) => Event::Misfortune(fault),
+            };
+            self.at(reaction.delay, event);
+        }
+    }
+
+    /// What the cluster does about a change.
+    fn follow(&mut self, change: &Change) {
+        let spec_changed = match (&change.before, &change.after) {
+            (Some(before), Some(after)) => {
+                before.generation() != after.generation() || before.uid() != after.uid()
+            }
+            _ => true,
+        };
+        if change.name.kind == kinds::DEPLOYMENT && spec_changed {
+            let which = if change.name.name == "web" {
+                Deployment::Target
+            } else {
+                Deployment::Primary
+            };
+            self.reconcile_soon(which);
+        } else if change.name.kind == kinds::SERVICE {
+            if let Some(service) = SERVICES.iter().position(|name| *name == change.name.name) {
+                let delay = self.random.between(5, 150);
+                self.at(delay, Event::Endpoints(service));
+            }
+        } else if change.name.kind == kinds::ENDPOINT_SLICE {
+            if let Some(service) = SERVICES
+                .iter()
+                .position(|name| change.name.name == format!("{name}-slice"))
+            {
+                let delay = self.random.between(10, 300);
+                self.at(delay, Event::EndpointsSeen(service));
+            }
+        } else if change.name.kind == kinds::HTTP_ROUTE && spec_changed {
+            self.gateway.behind_since.get_or_insert(self.now);
+            let lag = self.gateway.lag + self.random.between(0, self.gateway.lag / 2);
+            self.at(lag, Event::RouteSeen);
+        }
+    }
+
+    // ---- workloads
+
+    fn workload(&mut self, which: Deployment) -> &mut Workload {
+        &mut self.workloads[usize::from(which == Deployment::Primary)]
+    }
+
+    fn reconcile_soon(&mut self, which: Deployment) {
+        if !std::mem::replace(&mut self.workload(which).queued, true) {
+            let delay = self.random.between(5, 200);
+            self.at(delay, Event::Reconcile(which));
+        }
+    }
+
+    fn reconcile(&mut self, which: Deployment) {
+        let position = usize::from(which == Deployment::Primary);
+        self.workloads[position].queued = false;
+        let name = kinds::DEPLOYMENT.named(NAMESPACE, which.name());
+        let Some(object) = self.store.get(&name).cloned() else {
+            let turns = self.workloads[position].abandon(&mut self.random);
+            self.later(which, turns);
+            return;
+        };
+        let turns =
+            self.workloads[position].reconcile(&object, self.now, &mut self.pods, &mut self.random);
+        self.later(which, turns);
+        let (workload, now) = (&self.workloads[position], self.now);
+        let time = |at: i64| {
+            whole_seconds(Timestamp::from_millisecond(START + at).unwrap_or(Timestamp::UNIX_EPOCH))
+        };
+        let _ = self
+            .store
+            .change_status(&name, &Expect::Any, Hand::Cluster, |status| {
+                workload.write_status(&object, status, now, &time);
+            });
+        if let Some(deadline) = self.workloads[position]
+            .deadline(&object)
+            .filter(|deadline| *deadline > self.now)
+        {
+            self.at_time(deadline, Event::Reconcile(which));
+        }
+        self.endpoints_soon(which);
+    }
+
+    fn later(&mut self, which: Deployment, turns: Turns) {
+        for (pod, delay, turn) in turns {
+            self.at(delay, Event::Turn(which, pod, turn));
+        }
+    }
+
+    fn endpoints_soon(&mut self, which: Deployment) {
+        for service in 0..SERVICES.len() {
+            if self.selected(service) == Some(which) {
+                let delay = self.random.between(5, 150);
+                self.at(delay, Event::Endpoints(service));
+            }
+        }
+    }
+
+    fn turn(&mut self, which: Deployment, pod: u64, turn: Turn) {
+        let position = usize::from(which == Deployment::Primary);
+        let down_until = self.truth.down_until[position];
+        if turn == Turn::Ready(true) && down_until > self.now {
+            let delay = self.random.between(0, 2_000);
+            return self.at_time(down_until + delay, Event::Turn(which, pod, turn));
+        }
+        let turns = self.workloads[position].turn(pod, turn, self.truth.calm, &mut self.random);
+        self.later(which, turns);
+        self.reconcile_soon(which);
+        self.endpoints_soon(which);
+    }
+
+    /// The Deployment whose pods a Service selects.
+    fn selected(&self, service: usize) -> Option<Deployment> {
+        let object = self
+            .store
+            .get(&kinds::SERVICE.named(NAMESPACE, SERVICES[service]))?;
+        let wanted = object.text("/spec/selector/app");
+        Deployment::ALL
+            .into_iter()
+            .find(|which| which.name() == wanted)
+    }
+
+    fn write_endpoints(&mut self, service: usize) {
+        let name = kinds::ENDPOINT_SLICE.named(NAMESPACE, &format!("{}-slice", SERVICES[service]));
+        if self
+            .store
+            .get(&kinds::SERVICE.named(NAMESPACE, SERVICES[service]))
+            .is_none()
+        {
+            let _ = self.store.delete(&name, &Expect::Any, Hand::Cluster);
+            return;
+        }
+        let pods: Vec<Value> = self.selected(service).map_or_else(Vec::new, |which| {
+            self.workloads[usize::from(which == Deployment::Primary)]
+                .pods
+                .iter()
+                .filter(|pod| !pod.stopping)
+                .map(|pod| {
+                    json!({
+                        "addresses": [pod.id.to_string()],
+                        "conditions": {"ready": pod.ready},
+                        "targetRef": {"kind": "Pod", "name": pod.id.to_string()},
+                    })
+                })
+                .collect()
+        });
+        let now = self.stamp();
+        if self.store.get(&name).is_some() {
+            let _ = self
+                .store
+                .change(&name, &Expect::Any, Hand::Cluster, now, |value| {
+                    value["endpoints"] = json!(pods);
+                    Ok(())
+                });
+        } else {
+            let slice = json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {"name": name.name, "namespace": NAMESPACE, "labels": {"kubernetes.io/service-name": SERVICES[service]}},
+                "endpoints": pods,
+            });
+            let _ = self.store.create(&name, slice, Hand::Cluster, now);
+        }
+    }
+
+    /// The ready pods that a Service's slice names.
+    #[must_use]
+    pub fn endpoints(&self, service: usize) -> Vec<u64> {
+        let name = kinds::ENDPOINT_SLICE.named(NAMESPACE, &format!("{}-slice", SERVICES[service]));
+        let Some(slice) = self.store.get(&name) else {
+            return Vec::new();
+        };
+        let endpoints = slice.at("/endpoints").as_array().into_iter().flatten();
+        endpoints
+            .filter(|endpoint| endpoint["conditions"]["ready"] == true)
+            .filter_map(|endpoint| endpoint["addresses"][0].as_str()?.parse().ok())
+            .collect()
+    }
+
+    // ---- the gateway
+
+    /// The canary's weight as the live route says it.
+    #[must_use]
+    pub fn live_weight(&self) -> Option<i64> {
+        let route = self.store.get(&kinds::HTTP_ROUTE.named(NAMESPACE, "web"))?;
+        weight_of(route)
+    }
+
+    fn accept_route(&mut self) {
+        let name = kinds::HTTP_ROUTE.named(NAMESPACE, "web");
+        // The data plane follows the acceptance within a second; that is what the drain time is for.
+        let delay = self.random.between(0, 900);
+        self.at(delay, Event::RouteApplied);
+        let generation = self.store.get(&name).map(|route| route.generation());
+        let _ = self.store.change_status(&name, &Expect::Any, Hand::Cluster, |status| {
+            status["parents"] = json!([{
+                "parentRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge", "namespace": "gateways"},
+                "controllerName": "gateway.test/controller",
+                "conditions": [
+                    {"type": "Accepted", "status": "True", "reason": "Accepted", "observedGeneration": generation},
+                    {"type": "ResolvedRefs", "status": "True", "reason": "ResolvedRefs", "observedGeneration": generation},
+                ],
+            }]);
+        });
+    }
+
+    /// Where requests go now: Service and share in percent.
+    #[must_use]
+    pub fn shares(&self) -> Vec<(usize, i64)> {
+        match self.gateway.canary {
+            Some(canary) if self.scenario.gateway => vec![(1, 100 - canary), (2, canary)],
+            _ => vec![(0, 100)],
+        }
+    }
+
+    /// Whether any pod behind a Service, as the gateway knows it, answers.
+    #[must_use]
+    pub fn answers(&self, service: usize) -> bool {
+        self.gateway.pods[service]
+            .iter()
+            .any(|id| self.workloads.iter().any(|workload| workload.answers(*id)))
+    }
+
+    // ---- people
+
+    fn user_writes(&mut self, write: &Write) {
+        let now = self.stamp();
+        let _ = self.store.write(write, Hand::User, now);
+    }
+
+    fn edit(&mut self, name: &ObjectRef, hand: Hand, patch: Value) {
+        let write = Write::Patch {
+            target: name.clone(),
+            patch: Patch::Merge(patch),
+            expect: Expect::Any,
+        };
+        let now = self.stamp();
+        let _ = self.store.write(&write, hand, now);
+    }
+
+    fn target() -> ObjectRef {
+        kinds::DEPLOYMENT.named(NAMESPACE, "web")
+    }
+
+    /// The image that the target asks for.
+    #[must_use]
+    pub fn target_image(&self) -> String {
+        self.store
+            .get(&Self::target())
+            .map(image_of)
+            .unwrap_or_default()
+    }
+
+    fn set_image(&mut self, image: &str) {
+        let patch = json!({"spec": {"template": {"spec": {"containers": [{
+            "name": "app", "image": image, "imagePullPolicy": "IfNotPresent",
+            "ports": [{"containerPort": 8080, "name": "http", "protocol": "TCP"}],
+        }]}}}});
+        self.edit(&Self::target(), Hand::User, patch);
+    }
+
+    fn act(&mut self, act: Act) {
+        self.tell(|| format!("people: {act:?}"));
+        let canary = kinds::CANARY.named(NAMESPACE, CANARY);
+        let primary = kinds::DEPLOYMENT.named(NAMESPACE, "web-primary");
+        let now = self.now;
+        match act {
+            Act::Release(nature) => {
+                self.truth.released += 1;
+                let image = nature.image(self.truth.released);
+                self.set_image(&image);
+            }
+            Act::Revert => {
+                let promoted = self
+                    .status
+                    .promoted
+                    .as_ref()
+                    .map(|promoted| promoted.revision.clone())
+                    .unwrap_or_default();
+                if let Some(image) = self.witness.image_of(&promoted).map(str::to_owned) {
+                    self.set_image(&image);
+                }
+            }
+            Act::EditSteps(step) => self.edit(
+                &canary,
+                Hand::User,
+                json!({"spec": {"analysis": {"stepWeight": step, "stepWeights": null}}}),
+            ),
+            Act::EditInterval(seconds) => {
+                self.edit(
+                    &canary,
+                    Hand::User,
+                    json!({"spec": {"analysis": {"interval": format!("{seconds}s")}}}),
+                );
+            }
+            Act::Suspend(suspend) => {
+                self.edit(&canary, Hand::User, json!({"spec": {"suspend": suspend}}));
+            }
+            Act::Skip(skip) => {
+                self.edit(&canary, Hand::User, json!({"spec": {"skipAnalysis": skip}}));
+            }
+            Act::DeletePrimary => self.user_writes(&Write::Delete {
+                target: primary,
+                expect: Expect::Any,
+            }),
+            Act::DeleteRoute => {
+                let route = kinds::HTTP_ROUTE.named(NAMESPACE, "web");
+                self.user_writes(&Write::Delete {
+                    target: route,
+                    expect: Expect::Any,
+                });
+            }
+            Act::DeleteService(which) => {
+                let service = kinds::SERVICE.named(NAMESPACE, SERVICES[usize::from(which).min(2)]);
+                self.user_writes(&Write::Delete {
+                    target: service,
+                    expect: Expect::Any,
+                });
+            }
+            Act::EditWeights(weight) => self.edit_weights(weight),
+            Act::ScaleTarget(replicas) => self.edit(
+                &Self::target(),
+                Hand::User,
+                json!({"spec": {"replicas": replicas}}),
+            ),
+            Act::ScalePrimary(replicas) => self.edit(
+                &primary,
+                Hand::User,
+                json!({"spec": {"replicas": replicas}}),
+            ),
+            Act::WriteBack => {
+                let object = manifest(&self.target_image(), Some(self.scenario.replicas));
+                let stamp = self.stamp();
+                let _ =
+                    self.store
+                        .apply(&Self::target(), &object, &Expect::Any, Hand::GitOps, stamp);
+            }
+            Act::Annotate => {
+                let names: Vec<ObjectRef> =
+                    self.store.all().map(|(name, _)| name.clone()).collect();
+                for name in names {
+                    self.edit(&name, Hand::User, json!({"metadata": {"annotations": {invariants::FOREIGN: now.to_string()}}}));
+                }
+            }
+            Act::LoseTarget(seconds) => self.lose(Deployment::Target, seconds),
+            Act::LosePrimary(seconds) => self.lose(Deployment::Primary, seconds),
+            Act::CloseGates => self.truth.gates_open = false,
+            Act::OpenGates => self.truth.gates_open = true,
+            Act::AskRollback(seconds) => self.truth.rollback_until = now + seconds * 1000,
+            Act::Silence(seconds) => self.truth.silence_until = now + seconds * 1000,
+            Act::Nonsense(seconds) => self.truth.nonsense_until = now + seconds * 1000,
+            Act::SlowGateway(lag) => self.gateway.lag = lag,
+        }
+        self.witness.acted(now, act);
+    }
+
+    fn edit_weights(&mut self, weight: i64) {
+        let name = kinds::HTTP_ROUTE.named(NAMESPACE, "web");
+        let now = self.stamp();
+        let _ = self
+            .store
+            .change(&name, &Expect::Any, Hand::User, now, |value| {
+                let backends = value
+                    .pointer_mut("/spec/rules/0/backendRefs")
+                    .and_then(Value::as_array_mut);
+                for backend in backends.into_iter().flatten() {
+                    backend["weight"] = json!(if backend["name"] == "web-canary" {
+                        weight
+                    } else {
+                        100 - weight
+                    });
+                }
+                Ok(())
+            });
+    }
+
+    fn lose(&mut self, which: Deployment, seconds: i64) {
+        let position = usize::from(which == Deployment::Primary);
+        let until = self.now + seconds * 1000;
+        self.truth.down_until[position] = until;
+        let ids: Vec<u64> = self.workloads[position]
+            .ready_pods()
+            .map(|pod| pod.id)
+            .collect();
+        for id in ids {
+            for pod in &mut self.workloads[position].pods {
+                if pod.id == id {
+                    pod.ready = false;
+                }
+            }
+            let delay = self.random.between(0, 3_000);
+            self.at_time(until + delay, Event::Turn(which, id, Turn::Ready(true)));
+        }
+        self.reconcile_soon(which);
+        self.endpoints_soon(which);
+    }
+
+    /// From now on nothing unexpected happens: what remains must come to its end by itself.
+    fn calm(&mut self) {
+        self.tell(|| "calm: gates open, providers answer, nobody acts any more".to_owned());
+        self.truth.calm = true;
+        self.scenario.reactions.clear();
+        self.truth.gates_open = true;
+        self.truth.silence_until = 0;
+        self.truth.nonsense_until = 0;
+        self.truth.rollback_until = 0;
+        self.gateway.lag = self.gateway.lag.min(1_000);
+        self.faults.clear();
+        let canary = kinds::CANARY.named(NAMESPACE, CANARY);
+        self.edit(&canary, Hand::User, json!({"spec": {"suspend": false}}));
+    }
+
+    // ---- replicas
+
+    fn start_replica(&mut self) {
+        let lag = self.random.pick(&[(6, 5), (3, 40), (1, 400)]);
+        self.replicas.push(Replica::fresh(&self.store, lag));
+        let replica = self.replicas.len() - 1;
+        self.tell(|| format!("replica {replica} starts"));
+        self.wake(replica, 10);
+    }
+
+    fn wake(&mut self, replica: usize, delay: i64) {
+        let one = &mut self.replicas[replica];
+        if !one.alive {
+            return;
+        }
+        if one.work.is_some() {
+            one.dirty = true;
+        } else if !one.queued {
+            one.queued = true;
+            self.at(delay, Event::Pass(replica));
+        }
+    }
+
+    fn alarm(&mut self, replica: usize, at: i64) {
+        let one = &mut self.replicas[replica];
+        one.alarm += 1;
+        let alarm = one.alarm;
+        self.at_time(at.max(self.now + 50), Event::Alarm(replica, alarm));
+    }
+
+    fn pass(&mut self, replica: usize) {
+        self.replicas[replica].queued = false;
+        if !self.replicas[replica].alive {
+            return;
+        }
+        let name = kinds::CANARY.named(NAMESPACE, CANARY);
+        let Some((object, canary)) = self.replicas[replica].canary(&name) else {
+            return;
+        };
+        let mut decision = None;
+        for _ in 0..8 {
+            let mut snapshot = Snapshot::new(
+                self.stamp(),
+                Arc::clone(&canary),
+                Arc::clone(&self.settings),
+            );
+            snapshot.entropy = self.random.next();
+            let one = &self.replicas[replica];
+            for want in &one.wants {
+                match want {
+                    Want::Object(name) => {
+                        let reading = one.read(name);
+                        let reading = self.mutant.map_or_else(
+                            || reading.clone(),
+                            |mutant| mutant.reading(name, reading.clone(), self),
+                        );
+                        snapshot.add_object(name.clone(), reading);
+                    }
+                    Want::List(list) => snapshot.add_list(list.clone(), one.list(list)),
+                }
+            }
+            for (key, finding) in &one.answers {
+                snapshot.add_finding(key.clone(), finding.clone());
+            }
+            self.passes += 1;
+            let made = decide(&snapshot);
+            if made.wants.is_empty() {
+                decision = Some(made);
+                break;
+            }
+            self.replicas[replica].wants.extend(made.wants);
+        }
+        let Some(mut decision) = decision else {
+            return self.violate(
+                "I11 ends",
+                "the decision wants ever more to read".to_owned(),
+            );
+        };
+        if let Some(mutant) = self.mutant {
+            mutant.decision(&mut decision, &canary, self);
+        }
+        for need in decision.needs.clone() {
+            self.ask(replica, need);
+        }
+        if decision.status.is_none() && decision.writes.is_empty() {
+            let one = &mut self.replicas[replica];
+            one.restless = 0;
+            one.failures = 0;
+            one.conflicts = 0;
+            one.alarm += 1;
+            if let Some(wake) = decision.wake {
+                self.alarm(replica, Self::virtual_ms(wake));
+            }
+            return;
+        }
+        self.replicas[replica].work = Some(Work {
+            canary: object,
+            decision,
+            status_done: false,
+            next: 0,
+            wrote: false,
+        });
+        let delay = self.random.between(1, 25);
+        self.at(delay, Event::Effect(replica));
+    }
+
+    /// One request of the work that a replica is in the middle of.
+    fn effect(&mut self, replica: usize) {
+        if !self.replicas[replica].alive {
+            return;
+        }
+        let Some(mut work) = self.replicas[replica].work.take() else {
+            return;
+        };
+        let status_first = !self.mutant.is_some_and(Mutant::status_last);
+        let status_now =
+            !work.status_done && (status_first || work.next >= work.decision.writes.len());
+        if !status_now && work.next >= work.decision.writes.len() {
+            if work.decision.status.is_none() {
+                self.announce(&work);
+            }
+            return self.worked(replica, work.wrote);
+        }
+        if status_now && work.decision.status.is_none() {
+            work.status_done = true;
+            self.replicas[replica].work = Some(work);
+            return self.effect(replica);
+        }
+        let fault = self.fault(replica);
+        if fault == Some(Fault::CrashBefore) {
+            return self.crash(replica);
+        }
+        let result = if fault == Some(Fault::ErrorBefore) {
+            Err(Refusal::Invalid("transient".to_owned()))
+        } else if fault == Some(Fault::Conflict) {
+            Err(Refusal::Conflict("somebody else was faster".to_owned()))
+        } else if status_now {
+            self.write_status(replica, &work)
+        } else {
+            let write = work.decision.writes[work.next].clone();
+            self.write(replica, &write)
+        };
+        let result = match fault {
+            Some(Fault::CrashAfter) => return self.crash(replica),
+            Some(Fault::ErrorAfter | Fault::TimeOut) => {
+                Err(Refusal::Invalid("transient".to_owned()))
+            }
+            _ => result,
+        };
+        match result {
+            Ok((changed, absorbed)) => {
+                for (name, revision, object) in absorbed {
+                    self.replicas[replica].learn(&name, revision, object.as_ref());
+                }
+                work.wrote |= changed;
+                if status_now {
+                    work.status_done = true;
+                    self.announce(&work);
+                } else {
+                    work.next += 1;
+                }
+                self.replicas[replica].work = Some(work);
+                let delay = self.random.between(1, 25);
+                self.at(delay, Event::Effect(replica));
+            }
+            Err(refusal) => {
+                let target = if status_now {
+                    kinds::CANARY.named(NAMESPACE, CANARY)
+                } else {
+                    work.decision.writes[work.next].target()
+                };
+                let held = if fault == Some(Fault::TimeOut) {
+                    10_000
+                } else {
+                    0
+                };
+                self.failed(replica, &target, &refusal, held);
+            }
+        }
+    }
+
+    /// A replica's work is done.
+    fn worked(&mut self, replica: usize, wrote: bool) {
+        let one = &mut self.replicas[replica];
+        one.failures = 0;
+        one.conflicts = 0;
+        one.restless += u32::from(wrote);
+        let restless = one.restless;
+        one.dirty = false;
+        if restless > 80 {
+            return self.violate("I11 ends", "80 passes in a row wrote something".to_owned());
+        }
+        self.wake(replica, if restless > 20 { 1_000 } else { 1 });
+    }
+
+    fn failed(&mut self, replica: usize, target: &ObjectRef, refusal: &Refusal, held: i64) {
+        self.tell(|| format!("replica {replica}: {target}: {refusal:?}"));
+        let one = &mut self.replicas[replica];
+        one.dirty = false;
+        match refusal {
+            Refusal::Conflict(_) | Refusal::NotFound if one.conflicts < 5 => {
+                one.conflicts += 1;
+                // Read past the cache, which was shown to be behind.
+                let revision = self.store.revision();
+                match self
+                    .store
+                    .get_versioned(target)
+                    .map(|(revision, object)| (revision, Arc::clone(object)))
+                {
+                    Some((revision, object)) => {
+                        self.replicas[replica].learn(target, revision, Some(&object))
+                    }
+                    None => self.replicas[replica].learn(target, revision, None),
+                };
+                self.wake(replica, 5);
+            }
+            Refusal::Invalid(why) if why != "transient" => {
+                let text = format!("{target}: {why}");
+                self.violate("I11 ends", format!("a write that can never work: {text}"));
+            }
+            _ => {
+                one.conflicts = 0;
+                one.failures = (one.failures + 1).min(7);
+                let delay = 100_i64 << one.failures;
+                self.wake(replica, held + delay);
+            }
+        }
+    }
+
+    fn write_status(&mut self, replica: usize, work: &Work) -> Result<Written, Refusal> {
+        let name = kinds::CANARY.named(NAMESPACE, CANARY);
+        let status = serde_json::to_value(&work.decision.status).unwrap_or_default();
+        let expect = if self.mutant.is_some_and(Mutant::status_unguarded) {
+            Expect::Any
+        } else {
+            Expect::unchanged(&work.canary)
+        };
+        self.tell(|| format!("replica {replica} writes the status"));
+        let before = self.store.revision();
+        self.store
+            .change_status(&name, &expect, Hand::Serin, |live| *live = status)?;
+        Ok(self.written(&name, before))
+    }
+
+    fn write(&mut self, replica: usize, write: &Write) -> Result<Written, Refusal> {
+        let mut write = write.clone();
+        if self.mutant.is_some_and(Mutant::writes_unguarded)
+            && let Write::Apply { expect, .. }
+            | Write::Patch { expect, .. }
+            | Write::Delete { expect, .. } = &mut write
+        {
+            *expect = Expect::Any;
+        }
+        let now = self.stamp();
+        self.witness.writer = replica;
+        let before = self.store.revision();
+        self.store.write(&write, Hand::Serin, now)?;
+        Ok(self.written(&write.target(), before))
+    }
+
+    fn written(&self, name: &ObjectRef, before: u64) -> Written {
+        let changed = self.store.revision() != before;
+        let entry = match self.store.get_versioned(name) {
+            Some((revision, object)) => (name.clone(), revision, Some(Arc::clone(object))),
+            None => (name.clone(), self.store.revision(), None),
+        };
+        (changed, vec![entry])
+    }
+
+    fn announce(&mut self, work: &Work) {
+        for announcement in &work.decision.announcements {
+            self.tell(|| format!("told: {} {}", announcement.reason, announcement.message));
+        }
+        let after = work.decision.status.as_ref();
+        let before: Option<String> = work.canary.at("/status/run/id").as_str().map(str::to_owned);
+        let run = match after
+            .and_then(|status| status.run.as_ref())
+            .map(|run| run.id.clone())
+        {
+            Some(id) => id,
+            None => before.unwrap_or_default(),
+        };
+        let reasons: Vec<&'static str> = work
+            .decision
+            .announcements
+            .iter()
+            .map(|announcement| announcement.reason)
+            .collect();
+        for reason in reasons {
+            invariants::told(self, &run, reason);
+        }
+    }
+
+    fn fault(&mut self, replica: usize) -> Option<Fault> {
+        let (at, fault) = *self.faults.front()?;
+        if at > self.now {
+            return None;
+        }
+        self.faults.pop_front();
+        self.tell(|| format!("fault for replica {replica}: {fault:?}"));
+        *self
+            .coverage
+            .entry((self.status.phase.as_str().to_owned(), fault))
+            .or_default() += 1;
+        self.witness.last_fault = self.now;
+        let pause = self.random.between(1_000, 20_000);
+        let one = &mut self.replicas[replica];
+        match fault {
+            Fault::WatchesBreak => {
+                one.broken_until = self.now + pause;
+                self.at(pause, Event::Relist(replica));
+            }
+            Fault::WatchesLag => one.lag_until = self.now + pause,
+            Fault::HandOver => {
+                one.deaf = true;
+                self.at(pause, Event::End(replica));
+                self.at(pause / 10, Event::Start);
+            }
+            _ => return Some(fault),
+        }
+        None
+    }
+
+    fn crash(&mut self, replica: usize) {
+        self.tell(|| format!("replica {replica} dies"));
+        self.replicas[replica].alive = false;
+        let pause = self.random.between(500, 15_000);
+        self.at(pause, Event::Start);
+    }
+
+    // ---- answers
+
+    fn ask(&mut self, replica: usize, need: Need) {
+        let one = &mut self.replicas[replica];
+        if one.pending.contains(&need.key) || one.answers.iter().any(|(key, _)| *key == need.key) {
+            return;
+        }
+        one.pending.insert(need.key.clone());
+        let delay = self.random.pick(&[(8, 60), (3, 700), (1, 6_000)]);
+        self.at(delay, Event::Answer(replica, Box::new(need)));
+    }
+
+    fn answer(&mut self, replica: usize, need: &Need) {
+        if !self.replicas[replica].alive {
+            return;
+        }
+        let finding = self.finding(&need.request);
+        self.tell(|| format!("replica {replica} is answered {}: {finding:?}", need.key));
+        self.replicas[replica].keep(need.key.clone(), finding);
+        if self.replicas[replica].pending.is_empty() {
+            self.wake(replica, 1);
+        }
+    }
+
+    /// What an honest provider or hook says now.
+    fn finding(&mut self, request: &Request) -> Finding {
+        let silent = self.truth.silence_until > self.now;
+        let pods = &self.workloads[0].pods;
+        let bad = pods
+            .iter()
+            .any(|pod| pod.ready && pod.nature == Nature::Bad);
+        let dark = !pods.iter().any(|pod| pod.ready && !pod.stopping);
+        match request {
+            Request::Hook(call) => Finding::Hook(match call.name.as_str() {
+                _ if silent => HookAnswer::Unreachable("connection refused".to_owned()),
+                "start-gate" | "step-gate" | "promote-gate" if !self.truth.gates_open => {
+                    HookAnswer::Refused("not yet".to_owned())
+                }
+                "stop" if self.truth.rollback_until > self.now => HookAnswer::Passed,
+                "stop" => HookAnswer::Refused("no".to_owned()),
+                "acceptance" if bad => HookAnswer::Refused("a request failed".to_owned()),
+                "acceptance" if dark => HookAnswer::Refused("no answer".to_owned()),
+                _ => HookAnswer::Passed,
+            }),
+            Request::Metric(query) => {
+                let measurement = if silent {
+                    Measurement::Error("connection refused".to_owned())
+                } else if dark {
+                    Measurement::NoData("no series".to_owned())
+                } else if self.truth.nonsense_until > self.now {
+                    Measurement::Value(f64::NAN)
+                } else {
+                    Measurement::Value(match (query.kind, bad) {
+                        (MetricKind::Duration(DurationUnit::Seconds), _) => 0.04,
+                        (MetricKind::Duration(DurationUnit::Milliseconds), _) => 40.0,
+                        (_, true) => 84.0,
+                        (_, false) => 99.9,
+                    })
+                };
+                Finding::Metric {
+                    measurement,
+                    at: self.stamp(),
+                }
+            }
+        }
+    }
+
+    fn tell_change(&mut self, change: &Change) {
+        if self.story.is_none() {
+            return;
+        }
+        let summary = match &change.after {
+            None => "deleted".to_owned(),
+            Some(after) => summary(after),
+        };
+        let line = format!("{:?}: {} {summary}", change.by, change.name);
+        self.tell(|| line);
+    }
+}
+
+/// Whether something changed, and what is known of the object now.
+type Written = (bool, Vec<(ObjectRef, u64, Option<Arc<Object>>)>);
+
+/// The canary's weight in a route: the first rule that sends to both sides.
+#[must_use]
+pub fn weight_of(route: &Object) -> Option<i64> {
+    let rules = route.at("/spec/rules").as_array()?;
+    let both = rules
+        .iter()
+        .filter_map(|rule| rule["backendRefs"].as_array())
+        .filter(|backends| backends.len() == 2);
+    let mut weights = both.filter_map(|backends| {
+        let weight = |name: &str| {
+            backends
+                .iter()
+                .find(|backend| backend["name"] == name)
+                .and_then(|backend| backend["weight"].as_i64())
+        };
+        let (primary, canary) = (weight("web-primary")?, weight("web-canary")?);
+        (primary + canary > 0).then(|| canary * 100 / (primary + canary))
+    });
+    // With session affinity a rule that pins comes first and says 0/100; the rule that divides is the last of them.
+    weights.next_back()
+}
+
+fn summary(object: &Object) -> String {
+    match object.kind() {
+        "Canary" => {
+            let run = object.at("/status/run");
+            format!(
+                "phase={} weight={} failed={} iterations={} stage={} step={} weights={} diverted={} waiting={} applied={} promoted={} message={}",
+                object.text("/status/phase"),
+                object.at("/status/canaryWeight"),
+                object.at("/status/failedChecks"),
+                object.at("/status/iterations"),
+                run["stage"],
+                run["step"],
+                run["weights"],
+                run["diverted"],
+                run["waitingFor"],
+                object
+                    .text("/status/lastAppliedSpec")
+                    .chars()
+                    .take(9)
+                    .collect::<String>(),
+                object
+                    .text("/status/promoted/revision")
+                    .chars()
+                    .take(9)
+                    .collect::<String>(),
+                run["message"],
+            )
+        }
+        "Deployment" => format!(
+            "image={} replicas={} generation={} observed={} updated={} available={} all={} {}",
+            object.text("/spec/template/spec/containers/0/image"),
+            object.at("/spec/replicas"),
+            object.generation(),
+            object.at("/status/observedGeneration"),
+            object.at("/status/updatedReplicas"),
+            object.at("/status/availableReplicas"),
+            object.at("/status/replicas"),
+            object.text("/status/conditions/1/reason"),
+        ),
+        "HTTPRoute" => format!(
+            "canary weight {:?}, accepted {}",
+            weight_of(object),
+            object.at("/status/parents/0/conditions/0/observedGeneration")
+        ),
+        "Service" => format!("selector {}", object.at("/spec/selector")),
+        "EndpointSlice" => {
+            let ready: Vec<&str> = object
+                .at("/endpoints")
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|endpoint| endpoint["conditions"]["ready"] == true)
+                .filter_map(|endpoint| endpoint["addresses"][0].as_str())
+                .collect();
+            format!("ready {}", ready.join(" "))
+        }
+        _ => String::new(),
+    }
+}
