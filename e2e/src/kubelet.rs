@@ -342,9 +342,20 @@ impl Kubelet {
         let _ = stop.send(Some(Stop {
             deadline: Instant::now() + grace,
         }));
+        let mut telling = true;
         loop {
             tokio::select! {
                 ended = tasks.join_next() => if ended.is_none() { break },
+                report = changed.recv(), if telling && deleted.is_some() => match report {
+                    Some((index, report)) => {
+                        current[index] = report;
+                        let seen_now = status::of(&spec, &current, address, started, &mut transitions);
+                        if let Err(error) = self.write_status(&pods, &pod.name_any(), &seen_now).await {
+                            tracing::warn!(pod = pod.name_any(), %error, "writing the status of a pod that ends");
+                        }
+                    }
+                    None => telling = false,
+                },
                 // A forced deletion takes away what grace was left.
                 _ = latest.changed(), if deleted.is_some() => if latest.borrow_and_update().is_none() {
                     tasks.shutdown().await;

@@ -167,7 +167,11 @@ impl Container {
             let status = tokio::select! {
                 status = running.child.wait() => status,
                 stop = ordered(&mut stopped) => {
-                    self.stop(running, stop).await;
+                    // A pod that ends is probed to its end: gateways that serve from ending pods leave when it says so.
+                    tokio::select! {
+                        () = self.stop(running, stop) => {}
+                        () = self.probe_ending(tell) => {}
+                    }
                     return;
                 }
                 () = self.probe(tell) => unreachable_probe(),
@@ -337,6 +341,42 @@ impl Container {
                 .stdin(Stdio::null())
                 .status()
                 .await;
+        }
+    }
+
+    /// Probes the readiness of a container that was told to end, for ever; tells when it is over.
+    async fn probe_ending(&self, tell: impl Fn(bool)) {
+        let Some(probe) = &self.spec.readiness_probe else {
+            return std::future::pending().await;
+        };
+        let allowed = probe.failure_threshold.unwrap_or(3).max(1);
+        let period = Duration::from_secs(
+            probe
+                .period_seconds
+                .unwrap_or(10)
+                .max(1)
+                .unsigned_abs()
+                .into(),
+        );
+        let timeout = Duration::from_secs(
+            probe
+                .timeout_seconds
+                .unwrap_or(1)
+                .max(1)
+                .unsigned_abs()
+                .into(),
+        );
+        let mut failures = 0;
+        loop {
+            let answered = tokio::time::timeout(timeout, self.ask(probe))
+                .await
+                .unwrap_or(false);
+            failures = if answered { 0 } else { failures + 1 };
+            if failures == allowed {
+                tell(false);
+            }
+            // The first answers after SIGTERM are the ones that matter; a kubelet's own timing is anywhere within the period.
+            tokio::time::sleep(period.min(EAGER)).await;
         }
     }
 

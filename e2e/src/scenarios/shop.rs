@@ -153,7 +153,7 @@ impl<'a> Shop<'a> {
             "image": format!("serin-demo-app:{version}"),
             "env": environment,
             "ports": [{"name": "http", "containerPort": 8080}],
-            "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1},
+            "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 1},
         })
     }
 
