@@ -258,6 +258,10 @@ impl Kubelet {
     }
 
     /// One pod from its binding to its end.
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one life from binding to deletion, told in order"
+    )]
     async fn live(
         self: &Arc<Self>,
         pod: Pod,
