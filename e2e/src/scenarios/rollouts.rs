@@ -393,7 +393,7 @@ pub async fn sudden_death(bed: &Bed) -> Result<()> {
     let plan = Plan {
         environment: vec![("DIE_AT_ONCE", "1")],
         // As long as the other shops' pods serve on after SIGTERM; the gateway of a busy bed learns late.
-        analysis: json!({"threshold": 2, "stepWeight": 20, "maxWeight": 60, "drain": "4s"}),
+        analysis: json!({"threshold": 2, "stepWeight": 20, "maxWeight": 60, "drain": "8s"}),
         ..Plan::default()
     };
     let shop = Shop::open(bed, "sudden-death", plan).await?;

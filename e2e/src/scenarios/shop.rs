@@ -62,9 +62,9 @@ impl Default for Plan {
         Self {
             analysis: json!({"threshold": 2, "stepWeight": 20, "maxWeight": 60}),
             spec: json!({}),
-            // Longer than the app's own two seconds: with builds beside it, the gateway of a bed on two cores was seen to learn of
-            // a pod's end three seconds late.
-            environment: vec![("SHUTDOWN_DELAY_MS", "4000")],
+            // Longer than the app's own two seconds: Traefik writes the status of routes one after the other before it takes on
+            // new endpoints, and with several shops on one bed it was seen to do so six seconds late.
+            environment: vec![("SHUTDOWN_DELAY_MS", "8000")],
             rate: RATE,
             replicas: 2,
         }
