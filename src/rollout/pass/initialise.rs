@@ -18,7 +18,9 @@ impl<'a> Pass<'a> {
         let seed_changed = self
             .run_ref()
             .is_some_and(|run| run.revision != seed.revision);
-        if fresh || (seed_changed && !switching) {
+        // A primary that died after the switch does not serve either: a fix must be able to follow.
+        let unserved = !switching || view.is_dark(Side::Primary);
+        if fresh || (seed_changed && unserved) {
             // Until the primary serves, the user's own workload does; so the primary follows it.
             self.status.phase = Phase::Initializing;
             let mut run = self.new_run(view, Stage::Initializing, 0);
