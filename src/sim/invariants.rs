@@ -52,7 +52,7 @@ pub struct Witness {
     skipped: bool,
     hand_on_services: i64,
     hand_on_scale: bool,
-    /// The last run ended while the primary had no pods, so the canary's were left alone.
+    /// The last run ended while the canary's pods had to be left alone.
     ended_alone: bool,
     hand_on_primary: i64,
     suspended_at: i64,
@@ -227,7 +227,15 @@ fn served(world: &World, change: &Change) -> Option<String> {
             std::cmp::Ordering::Less => (1, 2),
             std::cmp::Ordering::Equal => return None,
         };
-        if !has_endpoints(world, raised) && surely_has_endpoints(world, other) {
+        // A canary whose template is newer than the run's was judged by nobody: the primary is the only side that may have the traffic.
+        let judged = world.status.run.as_ref().map(|run| run.revision.as_str())
+            == world
+                .witness
+                .hashes
+                .get(&world.target_image())
+                .map(String::as_str);
+        let excused = raised == 1 && !judged;
+        if !has_endpoints(world, raised) && surely_has_endpoints(world, other) && !excused {
             return Some(format!(
                 "the canary's weight goes from {before} to {after}, but {} has no ready endpoints and {} has",
                 SERVICES[raised], SERVICES[other]
@@ -374,8 +382,16 @@ pub fn after_status(world: &mut World, change: &Change, before: &CanaryStatus) {
         world.witness.run_at = world.now;
     }
     if world.status.phase != before.phase {
-        world.witness.ended_alone = matches!(world.status.phase, Phase::Failed | Phase::Succeeded)
-            && world.endpoints(1).is_empty();
+        // A newer revision that came while the run was being finished keeps the target's pods; when it is taken back before its own
+        // run begins they stay, as with anything that people do to an idle target.
+        let ended = matches!(world.status.phase, Phase::Failed | Phase::Succeeded);
+        let newer = before.run.as_ref().map(|run| run.revision.as_str())
+            != world
+                .witness
+                .hashes
+                .get(&world.target_image())
+                .map(String::as_str);
+        world.witness.ended_alone = ended && (world.endpoints(1).is_empty() || newer);
     }
     let checks: [(&'static str, StatusCheck); 5] = [
         ("I5 once", once),
