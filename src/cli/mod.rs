@@ -3,6 +3,7 @@
 
 mod controller;
 mod crd;
+mod rbac;
 mod simulate;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,8 @@ enum Command {
     Controller(Box<controller::ControllerArguments>),
     /// Print the custom resource definitions as YAML.
     Crd(crd::CrdArguments),
+    /// Print the roles that the controller needs, for the routers in use.
+    Rbac(rbac::RbacArguments),
     /// Run simulated histories and check the invariants.
     Simulate(simulate::SimulateArguments),
     /// Print the version.
@@ -49,6 +52,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Controller(arguments) => controller::run(&arguments),
         Command::Crd(arguments) => crd::run(&arguments),
+        Command::Rbac(arguments) => rbac::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Version => {
             println!("serin {}", env!("CARGO_PKG_VERSION"));

@@ -28,7 +28,7 @@ const LONGEST_MESSAGE: usize = 1024;
 /// Time for the global webhook, which has no retries.
 const GLOBAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-const EVENT: Kind = Kind::namespaced("", "v1", "Event", "events");
+pub(super) const EVENT: Kind = Kind::namespaced("", "v1", "Event", "events");
 
 struct EventToSend {
     namespace: String,

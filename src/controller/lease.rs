@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-const LEASE: Kind = Kind::namespaced("coordination.k8s.io", "v1", "Lease", "leases");
+pub(super) const LEASE: Kind = Kind::namespaced("coordination.k8s.io", "v1", "Lease", "leases");
 /// How long a lease holds after its last renewal, for those who wait.
 const DURATION: Duration = Duration::from_mins(1);
 /// After so long without a renewal the holder stops: well before others may start.

@@ -17,6 +17,7 @@ mod client;
 mod executor;
 mod lease;
 mod metrics;
+pub mod permissions;
 mod queue;
 mod server;
 mod sources;

@@ -177,8 +177,27 @@ impl Bed {
         self.apply(&definitions)
             .await
             .context("applying the definitions of the Gateway API and of Serin")?;
-        self.apply(include_str!("../../manifests/serin-rbac.yaml"))
+        self.apply(&self.serin_roles().await?)
             .await
+            .context("applying the roles of Serin")
+    }
+
+    /// The roles that Serin says it needs, bound to the user `serin`: what is missing in its table is refused in every scenario.
+    async fn serin_roles(&self) -> Result<String> {
+        let output = tokio::process::Command::new(beside("serin")?)
+            .args([
+                "rbac",
+                "--user=serin",
+                "--leader-election-namespace=kube-system",
+            ])
+            .output()
+            .await?;
+        anyhow::ensure!(
+            output.status.success(),
+            "serin rbac: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// A client with all rights.
