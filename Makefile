@@ -11,9 +11,12 @@ LOCKED := --locked
 BED_HOME := $(or $(SERIN_BED_HOME),.bedbin)
 export SERIN_BED_HOME := $(abspath $(BED_HOME))
 E2E := target/debug/serin-e2e
+# cargo-fuzz needs a nightly compiler: the one it was last tried with, or whichever is installed.
+FUZZ_NIGHTLY := nightly-2026-05-20
+FUZZ_TOOLCHAIN = $(shell rustup toolchain list | grep -o '^$(FUZZ_NIGHTLY)' || echo nightly)
 heading = @printf '\n== %s\n' '$(1)'
 
-.PHONY: help demo test e2e unit fmt fmt-check lint crds bench sim setup up down build clean tools-rust tools-bed
+.PHONY: help demo test e2e unit fmt fmt-check lint crds bench sim fuzz setup up down build clean tools-rust tools-bed
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -46,6 +49,17 @@ bench: build ## Counts the API requests and measures the time that rollouts cost
 sim: tools-rust ## Runs simulated histories (N=20000 SEED=1) in an optimised build
 	$(call heading,simulation)
 	$(CARGO) run $(LOCKED) --quiet --profile simulation --bin serin -- simulate --histories $(or $(N),20000) --seed $(or $(SEED),1)
+
+fuzz: tools-rust ## Fuzzes what is read from outside, SECONDS=60 for each target (TARGETS="canary …" picks)
+	$(call heading,fuzzing)
+	@rustup run $(FUZZ_TOOLCHAIN) rustc --version || { echo "needs: rustup toolchain install $(FUZZ_NIGHTLY)"; exit 1; }
+	@command -v cargo-fuzz > /dev/null || { echo "needs: cargo install cargo-fuzz --locked"; exit 1; }
+	cd fuzz && cargo +$(FUZZ_TOOLCHAIN) run $(LOCKED) --quiet --bin seeds
+	cd fuzz && for target in $(or $(TARGETS),$$(cargo +$(FUZZ_TOOLCHAIN) fuzz list | grep -v seeds)); do \
+	  echo "-- $$target"; \
+	  cargo +$(FUZZ_TOOLCHAIN) fuzz run $$target -- -max_total_time=$(or $(SECONDS),60) \
+	    -rss_limit_mb=1024 -malloc_limit_mb=256 -timeout=5 -max_len=65536 -print_final_stats=1 -verbosity=0; \
+	done
 
 fmt: tools-rust ## Formats the code
 	$(CARGO) fmt --all

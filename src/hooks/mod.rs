@@ -131,21 +131,38 @@ async fn attempt(client: &Client, url: &str, timeout: Duration, body: &Value) ->
             );
         }
     };
-    if passes(status) {
-        return Attempt::Over(HookAnswer::Passed);
+    let answer = meaning(status, &text);
+    if answer == HookAnswer::Passed {
+        return Attempt::Over(answer);
     }
-    let text = if text.trim().is_empty() {
-        format!("HTTP {status}")
-    } else {
-        text.trim().to_owned()
-    };
     let again = status == StatusCode::TOO_MANY_REQUESTS
         || (status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED);
     if again {
-        Attempt::Again(HookAnswer::Refused(text), retry_after)
+        Attempt::Again(answer, retry_after)
     } else {
-        Attempt::Over(HookAnswer::Refused(text))
+        Attempt::Over(answer)
     }
+}
+
+/// What the answer of a hook means: its status, and of its body as much as is told to people.
+#[must_use]
+pub fn read_answer(status: u16, body: &[u8]) -> HookAnswer {
+    match StatusCode::from_u16(status) {
+        Ok(status) => meaning(status, &told(body)),
+        Err(_) => HookAnswer::Unreachable(format!("{status} is not an HTTP status")),
+    }
+}
+
+fn meaning(status: StatusCode, text: &str) -> HookAnswer {
+    match text.trim() {
+        _ if passes(status) => HookAnswer::Passed,
+        "" => HookAnswer::Refused(format!("HTTP {status}")),
+        text => HookAnswer::Refused(text.to_owned()),
+    }
+}
+
+fn told(body: &[u8]) -> String {
+    String::from_utf8_lossy(&body[..body.len().min(LONGEST_BODY)]).into_owned()
 }
 
 fn passes(status: StatusCode) -> bool {
@@ -159,8 +176,7 @@ async fn bounded_body(mut response: Response) -> Result<String, reqwest::Error> 
     {
         bytes.extend_from_slice(&chunk);
     }
-    bytes.truncate(LONGEST_BODY);
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(told(&bytes))
 }
 
 /// The error with its causes and without the URL, which may carry a token.

@@ -127,6 +127,12 @@ pub fn provider_for(provider_type: MetricProviderType) -> Option<&'static dyn Pr
     }
 }
 
+/// What an answer of the Prometheus API means.
+#[must_use]
+pub fn read_prometheus_answer(status: u16, body: &[u8]) -> Measurement {
+    prometheus::read(status, body)
+}
+
 /// The names of the types that [`provider_for`] knows.
 #[must_use]
 pub fn supported() -> Vec<&'static str> {

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, Url};
+use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -113,6 +113,18 @@ async fn ask(http: &Http, request: &QueryRequest, query: &str) -> Result<Vec<Sam
     let call = call(request, query)?;
     let answer = http.send(&call).await.map_err(|error| error.to_string())?;
     parse(&answer)
+}
+
+/// What an answer means, without having asked.
+pub(super) fn read(status: u16, body: &[u8]) -> Measurement {
+    let Ok(status) = StatusCode::from_u16(status) else {
+        return Measurement::Error(format!("{status} is not an HTTP status"));
+    };
+    let body = body.to_vec();
+    match parse(&Answer { status, body }) {
+        Ok(samples) => measurement(&samples),
+        Err(why) => Measurement::Error(why),
+    }
 }
 
 fn call(request: &QueryRequest, query: &str) -> Result<Call, String> {
@@ -348,7 +360,6 @@ fn selector_length(text: &str) -> Option<usize> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use reqwest::StatusCode;
 
     fn parsed(status: u16, body: &str) -> Result<Vec<Sample>, String> {
         parse(&Answer {
