@@ -10,7 +10,7 @@ use crate::rollout::view::{Identity, Side, View, signed};
 use crate::routing::{Split, Weight};
 use crate::workload::Readiness;
 
-pub(super) const HELD_TEXT: &str = "Promotion failed; the canary keeps the traffic and the primary gets back the revision that was promoted before.";
+pub(super) const HELD_TEXT: &str = "Promotion failed; the canary keeps the traffic and the primary gets back the revision that was promoted before. Release a fixed revision, or set the target back to the promoted one.";
 
 impl<'a> Pass<'a> {
     pub(super) fn start_promotion(&mut self, _view: &View<'a>) {

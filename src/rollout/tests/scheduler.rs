@@ -332,6 +332,12 @@ fn a_primary_that_is_stuck_while_promoting_leaves_the_traffic_on_the_canary() {
     assert_eq!(cluster.split(), Some((0, 100)));
     assert_eq!(cluster.replicas("podinfo"), 2, "the healthy copy stays");
     assert!(cluster.has_told("Promotion of podinfo.test failed, primary not ready: "));
+    let promoted = status.condition("Promoted").unwrap();
+    let message = promoted.message.as_deref().unwrap();
+    assert!(
+        message.contains("Release a fixed revision, or set the target back"),
+        "both ways out are offered: {message}"
+    );
     // The primary gets back what was promoted before, so it can serve again.
     assert_eq!(cluster.image("podinfo-primary"), "podinfo:1");
 }
