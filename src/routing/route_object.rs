@@ -78,13 +78,42 @@ fn is_ours(canary: &Canary, object: &Object) -> bool {
         .is_some_and(|owner| !owner.uid.is_empty() && owner.uid == uid(canary))
 }
 
-/// What the route said before it was taken over, to be kept as long as the route is ours. `None` for a route that was never
-/// the user's: one that Serin or Flagger made (it has this canary as controller, or already sends to its two Services).
+/// Whether a spec already sends to the two Services of a canary.
+fn sends_to_canary(canary: &Canary, spec: &Value) -> bool {
+    let spec = spec.to_string();
+    [canary.primary_service_name(), canary.canary_service_name()]
+        .iter()
+        .all(|name| spec.contains(&Value::String(name.clone()).to_string()))
+}
+
+/// What a route of the user said before Flagger took it over, as far as can be known: what kubectl applied last, else the live spec led
+/// back to the apex Service. The object holds labels and annotations of that time.
+fn before_flagger(
+    canary: &Canary,
+    live: &Object,
+    lead_back: fn(&Canary, &Value) -> Value,
+) -> (Value, Object) {
+    let applied = live
+        .annotation("kubectl.kubernetes.io/last-applied-configuration")
+        .and_then(|text| serde_json::from_str::<Value>(text).ok())
+        .map_or_else(|| Object::new(json!({})), Object::new);
+    let spec = applied.at("/spec");
+    let spec = if spec.is_object() && !sends_to_canary(canary, spec) {
+        spec.clone()
+    } else {
+        lead_back(canary, live.at("/spec"))
+    };
+    (spec, applied)
+}
+
+/// What the route said before it was taken over, to be kept as long as it serves the canary. `None` for a route that was never the
+/// user's: one that Serin or Flagger made has this canary as controller.
 fn original(
     request: &RouteRequest<'_>,
     target: &ObjectRef,
     live: &Object,
     set: (&BTreeMap<String, String>, &BTreeMap<String, String>),
+    lead_back: fn(&Canary, &Value) -> Value,
 ) -> Result<Option<String>, RouteError> {
     let ours = is_ours(request.canary, live);
     if let Some(owner) = live.controller_owner()
@@ -105,26 +134,21 @@ fn original(
     if ours {
         return Ok(None);
     }
-    let spec = live.at("/spec").to_string();
-    let made_for_canary = [
-        request.canary.primary_service_name(),
-        request.canary.canary_service_name(),
-    ]
-    .iter()
-    .all(|name| spec.contains(&Value::String(name.clone()).to_string()));
-    if live.annotation(APPLIED_ANNOTATION).is_some() || made_for_canary {
-        return Ok(None);
-    }
-    let before = |keys: &BTreeMap<String, String>, now: &BTreeMap<String, String>| -> Value {
+    let (spec, before) = if sends_to_canary(request.canary, live.at("/spec")) {
+        before_flagger(request.canary, live, lead_back)
+    } else {
+        (live.at("/spec").clone(), live.clone())
+    };
+    let values = |keys: &BTreeMap<String, String>, then: &BTreeMap<String, String>| -> Value {
         keys.keys()
-            .map(|key| (key.clone(), json!(now.get(key))))
+            .map(|key| (key.clone(), json!(then.get(key))))
             .collect::<Map<_, _>>()
             .into()
     };
     let kept = json!({
-        "spec": live.at("/spec"),
-        "labels": before(set.0, &live.labels()),
-        "annotations": before(set.1, &live.annotations()),
+        "spec": spec,
+        "labels": values(set.0, &before.labels()),
+        "annotations": values(set.1, &before.annotations()),
     })
     .to_string();
     if kept.len() > LARGEST_ORIGINAL {
@@ -141,13 +165,16 @@ fn original(
 }
 
 /// The apply that makes the route named like the apex Service say `spec`, or nothing where it does. `says` compares a live spec
-/// with the desired one. A route of the user is taken over and what it said is kept in [`ORIGINAL_ANNOTATION`].
+/// with the desired one. A route of the user is taken over and what it said is kept in [`ORIGINAL_ANNOTATION`]; it gets no owner,
+/// since what the user made must not be collected with the canary. `lead_back` makes a spec that sends to the canary's Services send to
+/// its apex Service alone, for a route of which nobody knows any more what it said.
 pub fn apply(
     request: &RouteRequest<'_>,
     kind: &Kind,
     spec: &Value,
     live: &Reading,
     says: fn(live: &Value, desired: &Value) -> bool,
+    lead_back: fn(canary: &Canary, spec: &Value) -> Value,
 ) -> Result<Option<Write>, RouteError> {
     let canary = request.canary;
     let target = route_of(canary, kind);
@@ -155,7 +182,7 @@ pub fn apply(
     let labels = labels(canary, request.selector_label);
     let mut annotations = annotations(canary);
     if let Some(object) = live_object
-        && let Some(kept) = original(request, &target, object, (&labels, &annotations))?
+        && let Some(kept) = original(request, &target, object, (&labels, &annotations), lead_back)?
     {
         annotations.insert(ORIGINAL_ANNOTATION.to_owned(), kept);
     }
@@ -163,8 +190,10 @@ pub fn apply(
         "name": target.name,
         "namespace": target.namespace,
         "annotations": annotations,
-        "ownerReferences": canary.owner_reference().into_iter().collect::<Vec<_>>(),
     });
+    if live_object.is_none_or(|object| is_ours(canary, object)) {
+        metadata["ownerReferences"] = canary.owner_reference().into_iter().collect();
+    }
     if !labels.is_empty() {
         metadata["labels"] = json!(labels);
     }
@@ -197,7 +226,7 @@ pub fn give_back(canary: &Canary, kind: &Kind, live: &Reading) -> Result<Vec<Wri
     let Some(kept) = object.annotation(ORIGINAL_ANNOTATION) else {
         return Ok(Vec::new());
     };
-    if !is_ours(canary, object) {
+    if object.controller_owner().is_some() && !is_ours(canary, object) {
         return Ok(Vec::new());
     }
     let kept: Value = serde_json::from_str(kept)

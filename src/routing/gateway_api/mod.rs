@@ -119,7 +119,14 @@ impl Router for Flavour {
     ) -> Result<Vec<Write>, RouteError> {
         let spec = rules::spec(self, request)?;
         let reading = live(&route_object::route_of(request.canary, &self.kind));
-        let write = route_object::apply(request, &self.kind, &spec, &reading, live::says)?;
+        let write = route_object::apply(
+            request,
+            &self.kind,
+            &spec,
+            &reading,
+            live::says,
+            rules::lead_back,
+        )?;
         Ok(write.into_iter().collect())
     }
 

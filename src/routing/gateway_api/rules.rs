@@ -3,7 +3,7 @@
 
 use super::matches::{self, SpecMatches};
 use super::{Flavour, Subject, affinity};
-use crate::api::{CorsPolicy, GatewayRef, HeaderOperations, Rewrite, parse_go_duration};
+use crate::api::{Canary, CorsPolicy, GatewayRef, HeaderOperations, Rewrite, parse_go_duration};
 use crate::routing::{RouteError, RouteRequest, Split, Weight};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -85,6 +85,30 @@ pub fn backends(subject: &Subject<'_>, split: Split) -> Vec<Value> {
         backend(subject, &canary.primary_service_name(), split.primary()),
         backend(subject, &canary.canary_service_name(), split.canary),
     ]
+}
+
+/// A spec whose rules send to the apex Service where they sent to the canary's two.
+pub fn lead_back(canary: &Canary, spec: &Value) -> Value {
+    let (primary, other) = (canary.primary_service_name(), canary.canary_service_name());
+    let ours = |backend: &Value| backend["name"] == *primary || backend["name"] == *other;
+    let mut spec = spec.clone();
+    for rule in spec["rules"].as_array_mut().into_iter().flatten() {
+        let Some(backends) = rule["backendRefs"].as_array_mut() else {
+            continue;
+        };
+        let Some(first) = backends.iter().position(ours) else {
+            continue;
+        };
+        let port = backends[first]["port"].clone();
+        let mut apex =
+            json!({"group": "", "kind": "Service", "name": canary.apex_name(), "weight": 1});
+        if !port.is_null() {
+            apex["port"] = port;
+        }
+        backends.retain(|backend| !ours(backend));
+        backends.insert(0, apex);
+    }
+    spec
 }
 
 /// A rule with the filters and timeouts that the canary asks for.

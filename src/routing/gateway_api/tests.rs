@@ -340,9 +340,22 @@ fn given_a_users_route_when_taken_over_and_finalized_then_it_is_as_before() {
             .contains("a.example.com")
     );
     assert_eq!(live.at("/spec/hostnames"), &json!([]));
+    assert_eq!(
+        live.controller_owner(),
+        None,
+        "what the user made must not be collected with the canary"
+    );
     assert_eq!(V1.desired(&request, &present(live.clone())).unwrap(), []);
 
-    let writes = V1.finalize(&canary, &present(live.clone())).unwrap();
+    give_back(&canary, &mut live);
+    assert_eq!(live.at("/spec"), before.at("/spec"));
+    assert_eq!(live.annotations(), before.annotations());
+    assert_eq!(live.controller_owner(), None);
+}
+
+/// Carries out what gives the route back.
+fn give_back(canary: &Canary, live: &mut Object) {
+    let writes = V1.finalize(canary, &present(live.clone())).unwrap();
     let [
         Write::Patch {
             patch: Patch::Json(operations),
@@ -356,9 +369,6 @@ fn given_a_users_route_when_taken_over_and_finalized_then_it_is_as_before() {
     for operation in operations {
         patch(live.value_mut(), operation);
     }
-    assert_eq!(live.at("/spec"), before.at("/spec"));
-    assert_eq!(live.annotations(), before.annotations());
-    assert_eq!(live.controller_owner(), None);
 }
 
 /// A JSON patch operation, as far as it is used here.
@@ -392,11 +402,10 @@ fn given_a_route_made_for_the_canary_when_finalized_then_the_owner_reference_doe
 }
 
 #[test]
-fn given_a_route_inherited_from_flagger_then_its_split_is_read_and_nothing_is_kept_as_original() {
+fn given_a_route_that_flagger_made_then_its_split_is_read_and_nothing_is_kept_as_original() {
     let canary = canary(PLAIN);
     let mut route = live(&canary, Split::canary(30));
     let metadata = route.value_mut()["metadata"].as_object_mut().unwrap();
-    metadata.remove("ownerReferences");
     metadata.remove("annotations");
     assert_eq!(
         V1.observed(&canary, &present(route.clone())).unwrap().split,
@@ -409,6 +418,59 @@ fn given_a_route_inherited_from_flagger_then_its_split_is_read_and_nothing_is_ke
         panic!("{writes:?}");
     };
     assert_eq!(object.annotation(ORIGINAL_ANNOTATION), None);
+    assert!(object.controller_owner().is_some());
+}
+
+/// The user's route after Flagger took it over, which leaves it without an owner.
+fn taken_over_by_flagger(canary: &Canary) -> Object {
+    let mut route = live(canary, Split::canary(30));
+    let metadata = &mut route.value_mut()["metadata"];
+    metadata.as_object_mut().unwrap().remove("ownerReferences");
+    metadata["annotations"] = json!({
+        "kustomize.toolkit.fluxcd.io/reconcile": "disabled",
+        "helm.toolkit.fluxcd.io/driftDetection": "disabled",
+    });
+    route
+}
+
+fn taken_over_from_flagger(canary: &Canary, route: Object) -> Object {
+    let writes = V1
+        .desired(&request(canary, Split::canary(30)), &present(route))
+        .unwrap();
+    let taken = stored(&writes[0]);
+    assert_eq!(taken.controller_owner(), None, "it stays the user's");
+    taken
+}
+
+#[test]
+fn given_a_users_route_that_flagger_had_taken_over_when_finalized_then_it_is_what_kubectl_applied()
+{
+    let canary = canary(PLAIN);
+    let mut before = users_route();
+    before.value_mut()["metadata"]["annotations"] =
+        json!({"kustomize.toolkit.fluxcd.io/reconcile": "enabled"});
+    let mut route = taken_over_by_flagger(&canary);
+    let applied = before.value().to_string();
+    let annotation = "kubectl.kubernetes.io/last-applied-configuration";
+    route.value_mut()["metadata"]["annotations"][annotation] = json!(applied);
+    let mut live = taken_over_from_flagger(&canary, route);
+    give_back(&canary, &mut live);
+    assert_eq!(live.at("/spec"), before.at("/spec"));
+    assert_eq!(live.annotations(), before.annotations());
+}
+
+#[test]
+fn given_a_users_route_that_flagger_had_taken_over_and_nobody_knows_how_it_was_then_it_leads_to_the_apex()
+ {
+    let canary = canary(PLAIN);
+    let mut live = taken_over_from_flagger(&canary, taken_over_by_flagger(&canary));
+    give_back(&canary, &mut live);
+    assert_eq!(
+        live.at("/spec/rules/0/backendRefs"),
+        &json!([{"group": "", "kind": "Service", "name": "podinfo", "port": 9898, "weight": 1}])
+    );
+    assert_eq!(live.at("/spec/parentRefs/0/name"), "gateway");
+    assert!(live.annotations().is_empty(), "{:?}", live.annotations());
 }
 
 #[test]
