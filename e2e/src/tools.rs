@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 const REQUIRED: [(&str, &str, &str); 7] = [
     (
         "go",
-        "builds Kubernetes, etcd and Prometheus",
+        "builds Kubernetes, etcd, Prometheus and Flagger",
         "install Go 1.26 or newer, for instance from your distribution or go.dev",
     ),
     (
@@ -70,6 +70,8 @@ pub struct Tools {
     pub kube_controller_manager: PathBuf,
     pub etcd: PathBuf,
     pub prometheus: PathBuf,
+    /// The controller that Serin takes over from.
+    pub flagger: PathBuf,
     pub traefik: PathBuf,
     pub kubectl: PathBuf,
     pub helm: PathBuf,
@@ -428,6 +430,16 @@ pub fn setup() -> Result<Tools> {
             &["github.com/prometheus/prometheus/cmd/prometheus"],
         )
     })?;
+    let flagger_version = version_in(&tools.join("flagger/go.mod"), "github.com/fluxcd/flagger")?;
+    let flagger = part(&home, &format!("flagger-{flagger_version}"), |out| {
+        go_build(
+            &tools.join("flagger"),
+            &out.join("flagger"),
+            "",
+            "",
+            &["github.com/fluxcd/flagger/cmd/flagger"],
+        )
+    })?;
     let (kubernetes, kubernetes_version) = kubernetes(&tools, &home)?;
 
     Ok(Tools {
@@ -435,6 +447,7 @@ pub fn setup() -> Result<Tools> {
         kube_controller_manager: kubernetes.join("kube-controller-manager"),
         etcd: etcd.join("etcd"),
         prometheus: prometheus.join("prometheus"),
+        flagger: flagger.join("flagger"),
         traefik: traefik.join("bin/traefik"),
         kubectl: clients.join("kubectl"),
         helm: clients.join("helm"),

@@ -361,6 +361,19 @@ impl Bed {
         Process::start(&name, &program, &self.logs())
     }
 
+    /// Starts Flagger itself, for the stories of taking over from it. It does as it always does: looks every ten seconds.
+    pub fn start_flagger(&self) -> Result<Process> {
+        let program = Program::new(&self.tools.flagger).args([
+            // Pods live in the same network, and Flagger listens on all addresses.
+            "-port=9399".to_owned(),
+            "-log-level=info".to_owned(),
+            "-mesh-provider=gatewayapi:v1".to_owned(),
+            format!("-metrics-server={}", parts::PROMETHEUS),
+            format!("-kubeconfig={}", self.kubeconfig("admin").display()),
+        ]);
+        Process::start("flagger", &program, &self.logs())
+    }
+
     // ---- objects
 
     /// Server-side apply of every document, in order; waits until definitions are established. Objects must name their namespace.

@@ -10,7 +10,8 @@ use super::shop::{self, PATIENCE, Plan, Shop};
 use crate::bed::Bed;
 use crate::bed::audit::Audit;
 
-fn work(audit: &Audit) -> Audit {
+/// Serin's own requests but for watches and the lease.
+pub fn work(audit: &Audit) -> Audit {
     audit.of_user("serin").work()
 }
 
@@ -57,7 +58,7 @@ pub async fn api_budget(bed: &Bed) -> Result<()> {
 }
 
 /// Waits until Serin made no request for three seconds.
-async fn settle(bed: &Bed) -> Result<()> {
+pub async fn settle(bed: &Bed) -> Result<()> {
     let mut mark = bed.audit_mark()?;
     let mut since = Instant::now();
     bed.wait("Serin to come to rest", PATIENCE, async || {

@@ -2,7 +2,9 @@
 mod custom_resources;
 mod economy;
 mod examples;
+mod from_flagger;
 mod gateway_splits;
+mod handover;
 mod rollouts;
 mod serin_starts;
 pub mod shop;
@@ -134,6 +136,66 @@ pub const ALL: &[Scenario] = &[
         "given-back",
         strategies::given_back,
         "revertOnDeletion gives the target its replicas back before the canary goes"
+    ),
+    scenario!(
+        Shared,
+        "overtaken",
+        handover::overtaken,
+        "a newer revision at a weight of 80 % is judged from the first step and promoted; nothing is lost"
+    ),
+    scenario!(
+        Shared,
+        "steep-fall",
+        handover::steep_fall,
+        "a bad revision falls from 80 % of the traffic; only its own answers failed"
+    ),
+    scenario!(
+        Shared,
+        "slow-both-ways",
+        handover::slow_both_ways,
+        "four replicas that start and end slowly are promoted, and nothing is lost"
+    ),
+    scenario!(
+        Shared,
+        "failed-promotion",
+        handover::failed_promotion,
+        "a promotion that fails holds on the healthy side; a fix follows, or the old revision; nothing is lost"
+    ),
+    scenario!(
+        Shared,
+        "reverted-in-mid-run",
+        handover::reverted_in_mid_run,
+        "deleted with revertOnDeletion at a split: everything is the user's again, and nothing is lost"
+    ),
+    scenario!(
+        Shared,
+        "left-in-mid-run",
+        handover::left_in_mid_run,
+        "deleted without it: left alone nothing is lost, collected it is as Flagger leaves it"
+    ),
+    scenario!(
+        Shared,
+        "rivals",
+        handover::rivals,
+        "rivals for a target, an apex or a primary are refused by condition, and nothing is touched"
+    ),
+    scenario!(
+        Alone,
+        "from-flagger",
+        from_flagger::in_mid_run,
+        "runs that Flagger left in every phase go on where they stand; no new run, and nothing is lost"
+    ),
+    scenario!(
+        Alone,
+        "from-flagger-at-rest",
+        from_flagger::at_rest,
+        "what Flagger left at rest stays at rest, what it never saw is judged; nothing is lost"
+    ),
+    scenario!(
+        Alone,
+        "at-rest",
+        handover::at_rest,
+        "ten canaries at rest, failed and refused ones among them, make no request in a minute"
     ),
     scenario!(
         Alone,

@@ -55,6 +55,8 @@ pub struct Plan {
     /// Requests per second; 0 for a shop without visitors.
     pub rate: f64,
     pub replicas: u32,
+    /// Whether Service and route are the user's own and visitors come before the canary, so that the take-over is under load too.
+    pub own_route: bool,
 }
 
 impl Default for Plan {
@@ -67,6 +69,7 @@ impl Default for Plan {
             environment: vec![("SHUTDOWN_DELAY_MS", "8000")],
             rate: RATE,
             replicas: 2,
+            own_route: false,
         }
     }
 }
@@ -96,32 +99,59 @@ impl<'a> Shop<'a> {
         shop.apply_json(&shop.deployment("1.0.0", plan.replicas))
             .await?;
         shop.namespace.wait_ready("app", PATIENCE).await?;
+        if plan.own_route {
+            shop.apply_json(&own_service()).await?;
+            shop.apply_json(&shop.own_route()).await?;
+            shop.let_visitors_in(plan.rate).await?;
+        }
         shop.apply_json(&shop.canary(&plan)).await?;
         shop.namespace
             .wait_phase("app", "Initialized", PATIENCE)
             .await?;
-        if plan.rate > 0.0 {
-            bed.wait_served(&shop.host, Duration::from_secs(30)).await?;
-            shop.load = Some(Load::start(GATEWAY, &shop.host, plan.rate)?);
-            bed.wait(
-                "the first second of traffic",
-                Duration::from_secs(20),
-                async || {
-                    Ok((shop
-                        .load()?
-                        .report_since(shop.load()?.mark_ago(Duration::from_secs(1)))
-                        .answered() as f64
-                        > plan.rate / 2.0)
-                        .then_some(()))
-                },
-            )
-            .await?;
+        if !plan.own_route {
+            shop.let_visitors_in(plan.rate).await?;
         }
         Ok(shop)
     }
 
+    async fn let_visitors_in(&mut self, rate: f64) -> Result<()> {
+        if rate == 0.0 {
+            return Ok(());
+        }
+        self.bed
+            .wait_served(&self.host, Duration::from_secs(30))
+            .await?;
+        self.load = Some(Load::start(GATEWAY, &self.host, rate)?);
+        self.bed
+            .wait(
+                "the first second of traffic",
+                Duration::from_secs(20),
+                async || {
+                    Ok((self
+                        .load()?
+                        .report_since(self.load()?.mark_ago(Duration::from_secs(1)))
+                        .answered() as f64
+                        > rate / 2.0)
+                        .then_some(()))
+                },
+            )
+            .await
+    }
+
     pub fn load(&self) -> Result<&Load> {
         self.load.as_ref().context("this shop has no visitors")
+    }
+
+    /// The route that the user had before the canary came.
+    pub fn own_route(&self) -> Value {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "app"},
+            "spec": {
+                "parentRefs": [{"name": "traefik", "namespace": "gateway"}],
+                "hostnames": [self.host],
+                "rules": [{"backendRefs": [{"name": "app", "port": 80}]}],
+            },
+        })
     }
 
     fn deployment(&self, version: &str, replicas: u32) -> Value {
@@ -141,7 +171,8 @@ impl<'a> Shop<'a> {
         })
     }
 
-    fn container(&self, version: &str, more: &[(&str, &str)]) -> Value {
+    /// The app's container as a release has it, with further environment.
+    pub fn container(&self, version: &str, more: &[(&str, &str)]) -> Value {
         let environment: Vec<Value> = self
             .environment
             .iter()
@@ -189,13 +220,19 @@ impl<'a> Shop<'a> {
 
     /// Releases a version with further environment, as a user would by editing the Deployment.
     pub async fn release_with(&self, version: &str, environment: &[(&str, &str)]) -> Result<()> {
-        let container = self.container(version, environment);
-        let patch = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
-        self.namespace
-            .patch("apps/v1", "Deployment", "app", &patch)
+        self.release_container(&self.container(version, environment))
             .await?;
         self.note(format!("released {version} {environment:?}"));
         Ok(())
+    }
+
+    /// Releases whatever this container is.
+    pub async fn release_container(&self, container: &Value) -> Result<()> {
+        let patch = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+        self.namespace
+            .patch("apps/v1", "Deployment", "app", &patch)
+            .await
+            .map(drop)
     }
 
     pub async fn release(&self, version: &str) -> Result<()> {
@@ -245,6 +282,38 @@ impl<'a> Shop<'a> {
                 .unwrap_or(-1)
         };
         Ok((weight("app-primary"), weight("app-canary")))
+    }
+
+    /// Waits until the route has these weights: primary, canary.
+    pub async fn wait_route(&self, weights: (i64, i64)) -> Result<()> {
+        self.bed
+            .wait(
+                &format!("the route of {} at {weights:?}", self.namespace.name()),
+                PATIENCE,
+                async || Ok((self.route().await? == weights).then_some(())),
+            )
+            .await
+    }
+
+    /// Waits until a second's answers are split as asked, and says which share of them a version had, 0..=1.
+    pub async fn wait_split(&self, version: &str, percent: i64) -> Result<f64> {
+        self.bed
+            .wait(
+                &format!("a measured split of {percent} % for {version}"),
+                Duration::from_secs(20),
+                async || {
+                    let recent = self
+                        .load()?
+                        .report_since(self.load()?.mark_ago(Duration::from_secs(1)));
+                    if recent.answered() < 20 {
+                        return Ok(None);
+                    }
+                    Ok(recent
+                        .split_within(version, percent as f64 / 100.0, 1.0)
+                        .ok())
+                },
+            )
+            .await
     }
 
     /// The image that a Deployment of the shop asks for.
@@ -323,6 +392,14 @@ impl<'a> Shop<'a> {
             .await?;
         Ok(self.load()?.mark())
     }
+}
+
+/// The Service that the user had before the canary came.
+pub fn own_service() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "app"},
+        "spec": {"selector": {"app": "app"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+    })
 }
 
 /// What everybody may expect of a run that went well: nothing lost, nothing answered with an error by anybody.
