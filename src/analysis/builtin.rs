@@ -1,9 +1,10 @@
 //! The built-in queries for success rate and duration, one row of a table for each mesh or ingress (Flagger chapter 4.3).
 //!
-//! They are Flagger's, with three corrections. Where every request fails there is no series of good ones, and Flagger's ratio has no
+//! They are Flagger's, with four corrections. Where every request fails there is no series of good ones, and Flagger's ratio has no
 //! value; here it is 0 %, so that the worst canary fails instead of counting as idle. Gloo, Kuma, Traefik and APISIX name their objects after the Service, so the Service's
-//! name is asked for, where Flagger asks for the target's and finds nothing when the two differ. And names are escaped inside of
-//! regular expressions, so that the dot of `my.app` is a dot.
+//! name is asked for, where Flagger asks for the target's and finds nothing when the two differ. A `DaemonSet`'s pods have one part less in
+//! their names than a Deployment's; Flagger's pattern finds the primary's pods instead of the canary's. And names are escaped inside
+//! of regular expressions, so that the dot of `my.app` is a dot.
 
 use crate::api::{Canary, TargetKind};
 
@@ -26,7 +27,8 @@ enum Duration {
 }
 
 /// One row of the table. Selectors use `{N}` namespace, `{T}` target, `{S}` Service, `{INGRESS}`, `{ROUTE}`; with a tilde, as in `{T~}`, the
-/// name stands in a regular expression; with an underscore, as in `{N_}`, other characters than letters, digits and _ become _.
+/// name stands in a regular expression; with an underscore, as in `{N_}`, other characters than letters, digits and _ become _. `{POD}` is what
+/// follows the target's name in its pods' names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observer {
     /// Name of the row.
@@ -82,7 +84,7 @@ pub const OBSERVERS: [Observer; 13] = [
     },
     envoy(
         "appmesh",
-        r#"kubernetes_namespace="{N}", kubernetes_pod_name=~"{T~}-[0-9a-zA-Z]+(-[0-9a-zA-Z]+)""#,
+        r#"kubernetes_namespace="{N}", kubernetes_pod_name=~"{T~}-{POD}""#,
     ),
     envoy(
         "contour",
@@ -147,7 +149,7 @@ pub const OBSERVERS: [Observer; 13] = [
     Observer {
         name: "http",
         requests: "http_request_duration_seconds_count",
-        selector: r#"kubernetes_namespace="{N}", kubernetes_pod_name=~"{T~}-[0-9a-zA-Z]+(-[0-9a-zA-Z]+)""#,
+        selector: r#"kubernetes_namespace="{N}", kubernetes_pod_name=~"{T~}-{POD}""#,
         success: r#"status!~"5.*""#,
         duration: Duration::Percentile("http_request_duration_seconds_bucket", ""),
         duration_selector: None,
@@ -223,6 +225,8 @@ pub struct Names<'a> {
     pub ingress: &'a str,
     /// Name of the route; for Knative the latest revision.
     pub route: &'a str,
+    /// Kind of the target, which says how its pods are named.
+    pub kind: TargetKind,
 }
 
 impl Names<'_> {
@@ -234,7 +238,7 @@ impl Names<'_> {
             ("INGRESS", self.ingress),
             ("ROUTE", self.route),
         ];
-        let mut out = selector.to_owned();
+        let mut out = selector.replace("{POD}", pod_suffix(self.kind));
         for (key, name) in names {
             out = out
                 .replace(&format!("{{{key}}}"), &quotable(name))
@@ -242,6 +246,15 @@ impl Names<'_> {
                 .replace(&format!("{{{key}_}}"), &words(name));
         }
         out
+    }
+}
+
+/// What follows the target's name and a dash in the names of its pods. A Deployment's have the hash of the `ReplicaSet` before their
+/// own; with a `DaemonSet` that would fit the primary's pods and none of the canary's.
+fn pod_suffix(kind: TargetKind) -> &'static str {
+    match kind {
+        TargetKind::DaemonSet => "[0-9a-zA-Z]+",
+        _ => "[0-9a-zA-Z]+(-[0-9a-zA-Z]+)",
     }
 }
 
@@ -294,6 +307,7 @@ impl Observer {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::api::{CanarySpec, TargetRef};
@@ -304,6 +318,7 @@ mod tests {
         service: "podinfo-svc",
         ingress: "podinfo-ing",
         route: "podinfo-route",
+        kind: TargetKind::Deployment,
     };
 
     fn canary(provider: Option<&str>, target_kind: &str) -> Canary {
@@ -366,6 +381,40 @@ mod tests {
             );
         }
         assert_eq!(found, include_str!("golden/queries.txt"));
+    }
+
+    #[test]
+    fn only_the_canary_s_own_pods_are_asked_about() {
+        // kind of the target, a pod's name, whether it is one of the canary's
+        let cases = [
+            (TargetKind::Deployment, "podinfo-6d5f9c-x2x4z", true),
+            (
+                TargetKind::Deployment,
+                "podinfo-primary-6d5f9c-x2x4z",
+                false,
+            ),
+            (
+                TargetKind::Deployment,
+                "podinfo-backend-6d5f9c-x2x4z",
+                false,
+            ),
+            (TargetKind::DaemonSet, "podinfo-x2x4z", true),
+            (TargetKind::DaemonSet, "podinfo-primary-x2x4z", false),
+            (TargetKind::DaemonSet, "podinfo-backend-x2x4z", false),
+        ];
+        for (kind, pod, expected) in cases {
+            let query = observer_for("kubernetes").success_rate(Names { kind, ..NAMES }, "1m");
+            let pattern = query
+                .split_once("kubernetes_pod_name=~\"")
+                .and_then(|(_, rest)| rest.split_once('"'))
+                .unwrap()
+                .0;
+            // Prometheus anchors patterns at both ends.
+            let found = regex::Regex::new(&format!("^(?:{pattern})$"))
+                .unwrap()
+                .is_match(pod);
+            assert_eq!(found, expected, "{kind:?} {pod} {pattern}");
+        }
     }
 
     #[test]

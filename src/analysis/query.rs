@@ -213,6 +213,7 @@ impl Asker<'_> {
             service: self.canary.apex_name(),
             ingress: self.ingress(),
             route: &self.route,
+            kind: self.canary.spec.target_ref.target_kind(),
         };
         let interval = metric.interval_text();
         let (kind, query) = match metric.name.as_str() {

@@ -160,23 +160,26 @@ impl Bed {
                 .map(PathBuf::from)
                 .or(Some(own)),
         );
-        let mut definitions = String::new();
+        let mut files = vec![self.tools.scaled_objects.clone()];
         for folder in folders.iter().filter(|folder| folder.is_dir()) {
             for file in std::fs::read_dir(folder)? {
-                let file = file?.path();
-                if file
-                    .extension()
-                    .is_some_and(|extension| extension == "yaml")
-                {
-                    let text = std::fs::read_to_string(&file)
-                        .with_context(|| format!("reading {}", file.display()))?;
-                    definitions.extend(["---\n", &text, "\n"]);
-                }
+                files.push(file?.path());
+            }
+        }
+        let mut definitions = String::new();
+        for file in files {
+            if file
+                .extension()
+                .is_some_and(|extension| extension == "yaml")
+            {
+                let text = std::fs::read_to_string(&file)
+                    .with_context(|| format!("reading {}", file.display()))?;
+                definitions.extend(["---\n", &text, "\n"]);
             }
         }
         self.apply(&definitions)
             .await
-            .context("applying the definitions of the Gateway API and of Serin")?;
+            .context("applying the definitions of the Gateway API, of KEDA and of Serin")?;
         self.apply(&self.serin_roles().await?)
             .await
             .context("applying the roles of Serin")

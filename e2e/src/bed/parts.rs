@@ -198,6 +198,12 @@ fn controller_manager(tools: &Tools, pki: &Pki, state: &Path) -> Program {
             "--concurrent-deployment-syncs=10",
             "--concurrent-replicaset-syncs=10",
             "--concurrent-service-endpoint-syncs=10",
+            // Nobody wants to wait the default of 15 s for a minimum to be kept.
+            "--horizontal-pod-autoscaler-sync-period=1s",
+            // A second change to a Service's pods that comes before the controller has seen its own answer to the first is put off by
+            // 1 s, then 2 s, then 4 s ("EndpointSlice informer cache is out of date"), in which gateways go on to use pods that
+            // have ended. Joining the changes of this period keeps the second from coming too soon.
+            "--endpointslice-updates-batch-period=250ms",
         ])
 }
 

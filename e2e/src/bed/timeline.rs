@@ -29,7 +29,7 @@ pub struct Timeline {
 
 /// What is watched: group, version, kind, plural, and how a line is made of an object.
 type Describe = fn(&DynamicObject) -> Option<String>;
-const WATCHED: [(&str, &str, &str, &str, Describe); 4] = [
+const WATCHED: [(&str, &str, &str, &str, Describe); 5] = [
     ("", "v1", "Event", "events", describe_event),
     (
         "flagger.app",
@@ -51,6 +51,13 @@ const WATCHED: [(&str, &str, &str, &str, Describe); 4] = [
         "GRPCRoute",
         "grpcroutes",
         describe_route,
+    ),
+    (
+        "discovery.k8s.io",
+        "v1",
+        "EndpointSlice",
+        "endpointslices",
+        describe_endpoints,
     ),
 ];
 
@@ -90,6 +97,25 @@ impl Timeline {
             .filter(|happening| happening.namespace == namespace)
             .cloned()
             .collect()
+    }
+
+    /// Everything, with the time of day, to be laid beside the logs of the parts.
+    #[must_use]
+    pub fn of_all(&self) -> String {
+        let happenings = self
+            .happenings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        happenings
+            .iter()
+            .fold(String::new(), |mut text, happening| {
+                let _ = writeln!(
+                    text,
+                    "{:.3} {:<20} {}",
+                    happening.at, happening.namespace, happening.what
+                );
+                text
+            })
     }
 
     /// The lines of the namespaces that fit, with seconds since the first.
@@ -226,6 +252,27 @@ fn describe_canary(canary: &DynamicObject) -> Option<String> {
     Some(line)
 }
 
+/// Which pods a Service leads to: the ready ones, and in brackets those that are about to go.
+fn describe_endpoints(slice: &DynamicObject) -> Option<String> {
+    let service = slice.labels().get("kubernetes.io/service-name")?;
+    let mut pods: Vec<String> = slice.data["endpoints"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|endpoint| {
+            let address = text(&endpoint["addresses"][0]);
+            let is = |condition: &str| endpoint["conditions"][condition] == true;
+            match (is("ready"), is("serving")) {
+                (true, _) => Some(address.to_owned()),
+                (false, true) => Some(format!("({address})")),
+                _ => None,
+            }
+        })
+        .collect();
+    pods.sort();
+    Some(format!("endpoints {service} {}", pods.join(" ")))
+}
+
 fn describe_route(route: &DynamicObject) -> Option<String> {
     let mut line = format!("route {}", route.name_any());
     for rule in route.data["spec"]["rules"].as_array()? {
@@ -271,6 +318,17 @@ mod tests {
         assert_eq!(
             describe_route(&route).unwrap(),
             "route app [app-primary=90 app-canary=10]"
+        );
+    }
+
+    #[test]
+    fn a_service_is_told_by_the_pods_that_it_leads_to() {
+        let slice = object(
+            "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: app-x2x4z, labels: {kubernetes.io/service-name: app}}, endpoints: [{addresses: [10.244.0.2], conditions: {ready: false, serving: true, terminating: true}}, {addresses: [10.244.0.1], conditions: {ready: true, serving: true}}, {addresses: [10.244.0.3], conditions: {ready: false, serving: false}}]}",
+        );
+        assert_eq!(
+            describe_endpoints(&slice).unwrap(),
+            "endpoints app (10.244.0.2) 10.244.0.1"
         );
     }
 

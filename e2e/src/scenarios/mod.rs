@@ -9,6 +9,7 @@ mod rollouts;
 mod serin_starts;
 pub mod shop;
 mod strategies;
+mod workloads;
 
 use anyhow::Result;
 use futures::future::LocalBoxFuture;
@@ -196,6 +197,48 @@ pub const ALL: &[Scenario] = &[
         "at-rest",
         handover::at_rest,
         "ten canaries at rest, failed and refused ones among them, make no request in a minute"
+    ),
+    scenario!(
+        Shared,
+        "services-only",
+        workloads::services_only,
+        "without a router: a Service is taken over under load, visitors never meet what is tested"
+    ),
+    scenario!(
+        Shared,
+        "each-node",
+        workloads::each_node,
+        "a DaemonSet with one pod is promoted and rolled back, and no request is lost"
+    ),
+    scenario!(
+        Shared,
+        "autoscaled",
+        workloads::autoscaled,
+        "with an HPA both sides have their minimum before they have visitors, and bounds hold"
+    ),
+    scenario!(
+        Shared,
+        "event-driven",
+        workloads::event_driven,
+        "with KEDA the target's ScaledObject rests with the target, the primary's is never paused"
+    ),
+    scenario!(
+        Shared,
+        "regulars",
+        workloads::regulars,
+        "with session affinity visitors stay on the side that they met, until the run is over"
+    ),
+    scenario!(
+        Shared,
+        "whole-life",
+        workloads::whole_life,
+        "good, bad, back, bad again, fixed, and deleted: one canary's whole life"
+    ),
+    scenario!(
+        Shared,
+        "new-settings",
+        workloads::new_settings,
+        "a changed ConfigMap alone is judged, and reaches the primary only by promotion"
     ),
     scenario!(
         Alone,

@@ -14,7 +14,7 @@ use crate::bed::{Bed, Namespace};
 use crate::load::{Load, Mark, Report};
 
 /// Requests per second on each shop.
-pub const RATE: f64 = 200.0;
+pub const RATE: f64 = 100.0;
 /// `analysis.interval` of a shop.
 pub const INTERVAL: Duration = Duration::from_secs(3);
 /// More than any single phase takes on a busy machine.
@@ -57,6 +57,12 @@ pub struct Plan {
     pub replicas: u32,
     /// Whether Service and route are the user's own and visitors come before the canary, so that the take-over is under load too.
     pub own_route: bool,
+    /// Kind of the target: a Deployment or a `DaemonSet`.
+    pub kind: &'static str,
+    /// Further fields of the app's container.
+    pub container: Value,
+    /// What is applied before the target: configs, autoscalers, routes of the user's own.
+    pub beside: Vec<Value>,
 }
 
 impl Default for Plan {
@@ -70,6 +76,9 @@ impl Default for Plan {
             rate: RATE,
             replicas: 2,
             own_route: false,
+            kind: "Deployment",
+            container: json!({}),
+            beside: Vec::new(),
         }
     }
 }
@@ -81,6 +90,8 @@ pub struct Shop<'a> {
     pub host: String,
     pub load: Option<Load>,
     environment: Vec<(&'static str, &'static str)>,
+    kind: &'static str,
+    more_of_container: Value,
 }
 
 impl<'a> Shop<'a> {
@@ -95,10 +106,15 @@ impl<'a> Shop<'a> {
             host,
             load: None,
             environment: plan.environment.clone(),
+            kind: plan.kind,
+            more_of_container: plan.container.clone(),
         };
-        shop.apply_json(&shop.deployment("1.0.0", plan.replicas))
+        for object in &plan.beside {
+            shop.apply_json(object).await?;
+        }
+        shop.apply_json(&shop.target("1.0.0", plan.replicas))
             .await?;
-        shop.namespace.wait_ready("app", PATIENCE).await?;
+        shop.wait_ready("app").await?;
         if plan.own_route {
             shop.apply_json(&own_service()).await?;
             shop.apply_json(&shop.own_route()).await?;
@@ -154,11 +170,10 @@ impl<'a> Shop<'a> {
         })
     }
 
-    fn deployment(&self, version: &str, replicas: u32) -> Value {
-        json!({
-            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "app"},
+    fn target(&self, version: &str, replicas: u32) -> Value {
+        let mut target = json!({
+            "apiVersion": "apps/v1", "kind": self.kind, "metadata": {"name": "app"},
             "spec": {
-                "replicas": replicas,
                 "selector": {"matchLabels": {"app": "app"}},
                 "template": {
                     "metadata": {
@@ -168,7 +183,11 @@ impl<'a> Shop<'a> {
                     "spec": {"containers": [self.container(version, &[])]},
                 },
             },
-        })
+        });
+        if self.kind == "Deployment" {
+            target["spec"]["replicas"] = json!(replicas);
+        }
+        target
     }
 
     /// The app's container as a release has it, with further environment.
@@ -179,13 +198,15 @@ impl<'a> Shop<'a> {
             .chain(more)
             .map(|(name, value)| json!({"name": name, "value": value}))
             .collect();
-        json!({
+        let mut container = json!({
             "name": "app",
             "image": format!("serin-demo-app:{version}"),
             "env": environment,
             "ports": [{"name": "http", "containerPort": 8080}],
             "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 1},
-        })
+        });
+        merge(&mut container, &self.more_of_container);
+        container
     }
 
     fn canary(&self, plan: &Plan) -> Value {
@@ -199,7 +220,7 @@ impl<'a> Shop<'a> {
         merge(&mut analysis, &plan.analysis);
         let mut spec = json!({
             "provider": "gatewayapi:v1",
-            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
+            "targetRef": {"apiVersion": "apps/v1", "kind": self.kind, "name": "app"},
             "progressDeadlineSeconds": 60,
             "service": {
                 "port": 80,
@@ -218,7 +239,7 @@ impl<'a> Shop<'a> {
         self.namespace.apply(&object.to_string()).await
     }
 
-    /// Releases a version with further environment, as a user would by editing the Deployment.
+    /// Releases a version with further environment, as a user would by editing the target.
     pub async fn release_with(&self, version: &str, environment: &[(&str, &str)]) -> Result<()> {
         self.release_container(&self.container(version, environment))
             .await?;
@@ -230,7 +251,7 @@ impl<'a> Shop<'a> {
     pub async fn release_container(&self, container: &Value) -> Result<()> {
         let patch = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
         self.namespace
-            .patch("apps/v1", "Deployment", "app", &patch)
+            .patch("apps/v1", self.kind, "app", &patch)
             .await
             .map(drop)
     }
@@ -316,12 +337,33 @@ impl<'a> Shop<'a> {
             .await
     }
 
-    /// The image that a Deployment of the shop asks for.
-    pub async fn image(&self, deployment: &str) -> Result<String> {
-        let object = self
-            .namespace
-            .get("apps/v1", "Deployment", deployment)
-            .await?;
+    /// Waits until a workload of the shop runs its latest template in all its pods, and no older pod is left.
+    pub async fn wait_ready(&self, workload: &str) -> Result<()> {
+        if self.kind == "Deployment" {
+            return self.namespace.wait_ready(workload, PATIENCE).await;
+        }
+        self.bed
+            .wait(
+                &format!("{}/{workload} to be ready", self.namespace.name()),
+                PATIENCE,
+                async || {
+                    let object = self.namespace.get("apps/v1", self.kind, workload).await?;
+                    let status = &object.data["status"];
+                    let wanted = status["desiredNumberScheduled"].as_i64().unwrap_or(0);
+                    let current =
+                        status["observedGeneration"].as_i64() >= object.metadata.generation;
+                    let ready = ["updatedNumberScheduled", "numberAvailable"]
+                        .iter()
+                        .all(|count| status[count].as_i64() == Some(wanted));
+                    Ok((wanted > 0 && current && ready).then_some(()))
+                },
+            )
+            .await
+    }
+
+    /// The image that a workload of the shop asks for.
+    pub async fn image(&self, workload: &str) -> Result<String> {
+        let object = self.namespace.get("apps/v1", self.kind, workload).await?;
         Ok(
             object.data["spec"]["template"]["spec"]["containers"][0]["image"]
                 .as_str()
@@ -400,6 +442,27 @@ pub fn own_service() -> Value {
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "app"},
         "spec": {"selector": {"app": "app"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
     })
+}
+
+/// One line on a report: how many requests, how many of them lost, and which version answered how many.
+pub fn account(report: &Report) -> String {
+    let versions: Vec<String> = report
+        .versions
+        .iter()
+        .map(|(version, counts)| {
+            format!(
+                "{version} {:.1} % ({} failed)",
+                counts.share * 100.0,
+                counts.requests - counts.ok
+            )
+        })
+        .collect();
+    format!(
+        "{} requests, {} lost: {}",
+        report.requests,
+        report.lost(),
+        versions.join(", ")
+    )
 }
 
 /// What everybody may expect of a run that went well: nothing lost, nothing answered with an error by anybody.

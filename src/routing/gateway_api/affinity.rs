@@ -4,7 +4,7 @@
 
 use super::{Subject, matches, rules};
 use crate::api::SessionAffinity;
-use crate::routing::{RouteRequest, Split};
+use crate::routing::{RouteRequest, Split, Weight};
 use serde_json::{Value, json};
 
 /// The rules of a weighted rollout: sticky ones first, then `weighted`; just `weighted` where no affinity is asked for or the cookie
@@ -56,8 +56,11 @@ pub fn rules(
         .primary_cookie_name
         .as_deref()
         .is_some_and(|name| !name.is_empty());
+    // Where all traffic goes to the canary the primary may have no pods, so nobody is held on it.
+    let some_stay = request.split.primary() > Weight::NONE;
     if subject.flavour.primary_affinity
         && named
+        && some_stay
         && let Some(cookie) = &request.cookies.primary
     {
         let mut sticky = bearing(&weighted, cookie);

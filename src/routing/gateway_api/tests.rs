@@ -280,6 +280,25 @@ fn given_a_response_header_that_sets_a_cookie_when_the_previous_one_is_removed_t
 }
 
 #[test]
+fn given_all_traffic_on_the_canary_then_no_cookie_holds_anybody_on_the_primary() {
+    let affinity = "sessionAffinity: {cookieName: side, primaryCookieName: home}, interval: 1m";
+    let canary = canary(&PLAIN.replace("interval: 1m", affinity));
+    let to_primary = |split: Split| {
+        let mut request = request(&canary, split);
+        request.cookies.canary = Some("side=new".into());
+        request.cookies.primary = Some("home=old".into());
+        let route = stored(&first(&request));
+        let rules = route.at("/spec/rules").as_array().unwrap().clone();
+        rules
+            .iter()
+            .filter(|rule| rule["backendRefs"][0]["weight"] != 0)
+            .count()
+    };
+    assert_eq!(to_primary(Split::canary(50)), 2);
+    assert_eq!(to_primary(Split::CANARY), 0);
+}
+
+#[test]
 fn given_a_service_match_with_more_headers_than_the_ab_test_then_the_user_is_told_that_nobody_would_match()
  {
     let service = "    port: 9898\n    match: [{headers: {a: {exact: one}, b: {exact: two}}}]\n";
