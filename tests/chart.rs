@@ -85,7 +85,10 @@ fn rows(values: &str) -> Vec<Row> {
         }
         parents.push((depth, key.to_owned()));
         if comment.is_empty() {
-            assert!(default.is_empty(), "{key}: a value needs a comment above it");
+            assert!(
+                default.is_empty(),
+                "{key}: a value needs a comment above it"
+            );
             continue;
         }
         let names: Vec<&str> = parents.iter().map(|(_, name)| name.as_str()).collect();
@@ -103,7 +106,8 @@ fn rows(values: &str) -> Vec<Row> {
 
 #[test]
 fn the_readme_knows_every_value() {
-    const MARK: &str = "<!-- values: written by `make chart` from the comments of values.yaml -->\n";
+    const MARK: &str =
+        "<!-- values: written by `make chart` from the comments of values.yaml -->\n";
     let readme = text("README.md");
     let (head, _) = readme.split_once(MARK).unwrap();
     let mut table = String::from("\n| value | default | |\n|---|---|---|\n");

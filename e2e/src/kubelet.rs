@@ -44,7 +44,7 @@ const NODE_LABELS: [(&str, &str); 3] = [
 ];
 
 /// Image name (without registry and tag), program beside this one, first arguments, and whether it talks to the API
-/// server, in which case it gets a kubeconfig of its service account.
+/// server, in which case it finds its service account where pods do.
 const PROGRAMS: [(&str, &str, &[&str], bool); 4] = [
     ("serin-demo-app", "serin-e2e", &["demo-app"], false),
     ("serin-load", "serin-e2e", &["load"], false),

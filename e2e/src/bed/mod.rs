@@ -190,6 +190,8 @@ impl Bed {
         let output = tokio::process::Command::new(beside("serin")?)
             .args([
                 "rbac",
+                // Not the chart's name: Helm takes over nothing that it did not make.
+                "--name=bed-serin",
                 "--user=serin",
                 "--leader-election-namespace=kube-system",
             ])
@@ -375,6 +377,30 @@ impl Bed {
             format!("-kubeconfig={}", self.kubeconfig("admin").display()),
         ]);
         Process::start("flagger", &program, &self.logs())
+    }
+
+    /// Helm with all rights; its output. Fails with what Helm said.
+    pub async fn helm<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<String> {
+        let arguments: Vec<&str> = arguments.into_iter().collect();
+        let home = self.state.join("helm");
+        let output = tokio::process::Command::new(&self.tools.helm)
+            .args(&arguments)
+            .env("KUBECONFIG", self.kubeconfig("admin"))
+            .env("HELM_CACHE_HOME", home.join("cache"))
+            .env("HELM_CONFIG_HOME", home.join("config"))
+            .env("HELM_DATA_HOME", home.join("data"))
+            .output()
+            .await
+            .context("cannot start helm")?;
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        anyhow::ensure!(
+            output.status.success(),
+            "helm {}: {}{}",
+            arguments.join(" "),
+            said(&output.stderr),
+            said(&output.stdout)
+        );
+        Ok(said(&output.stdout))
     }
 
     // ---- objects

@@ -1,4 +1,5 @@
 //! One container with a program: started, probed, restarted when it ends, and stopped as the pod's grace allows.
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -24,6 +25,12 @@ const EAGER: Duration = Duration::from_millis(100);
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// A program that ran this long starts its back-off anew.
 const HEALTHY_RUN: Duration = Duration::from_mins(1);
+
+/// Shows the folder `$0` where pods look for their service account, then becomes the program that follows.
+const MOUNT_ACCOUNT: &str = "mount -t tmpfs tmpfs /var/run
+mkdir -p /var/run/secrets/kubernetes.io
+ln -s \"$0\" /var/run/secrets/kubernetes.io/serviceaccount
+exec \"$@\"";
 
 /// The order to end, and until when.
 #[derive(Debug, Clone, Copy)]
@@ -232,13 +239,12 @@ impl Container {
             ),
             ("VERSION".to_owned(), version.clone()),
         ];
-        if *talks_to_api {
-            let config = environment::service_account_config(&self.kubelet, &self.pod).await?;
-            variables.push((
-                "KUBECONFIG".to_owned(),
-                config.to_string_lossy().into_owned(),
-            ));
-        }
+        let account = if *talks_to_api {
+            variables.extend(environment::api_server());
+            environment::service_account(&self.kubelet, &self.pod, &self.spec).await?
+        } else {
+            None
+        };
         variables.extend(environment::volumes(&self.kubelet, &self.pod).await?);
         environment::add(
             &self.kubelet,
@@ -258,15 +264,23 @@ impl Container {
         };
         let own = words(&self.spec.args);
         let own_command = words(&self.spec.command);
-        let mut command = if let Some((program, rest)) = own_command.split_first() {
-            let mut command = Command::new(program);
-            command.args(rest);
-            command
-        } else {
-            let mut command = Command::new(path);
-            command.args(arguments);
-            command
+        let (program, first): (OsString, Vec<OsString>) = match own_command.split_first() {
+            Some((program, rest)) => (program.into(), rest.iter().map(Into::into).collect()),
+            None => (path.into(), arguments.clone()),
         };
+        let mut command = match account {
+            // A place of its own under /var/run, since nothing else tells containers apart here.
+            Some(folder) => {
+                let mut command = Command::new("unshare");
+                command
+                    .args(["--mount", "--", "sh", "-ec", MOUNT_ACCOUNT])
+                    .arg(folder)
+                    .arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.args(first);
         let log = self.kubelet.state.join(format!(
             "logs/pods/{}_{}_{}.log",
             self.pod.namespace().unwrap_or_default(),

@@ -3,15 +3,17 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, ServiceAccount};
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
-use serde_json::json;
 
 use super::{Kubelet, NODE};
 use crate::bed::parts::NODE_ADDRESS;
 use crate::bed::pki::API_SERVER;
+
+/// Where a pod finds its service account.
+pub(super) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Names and values in order; a later one wins.
 pub(super) type Variables = Vec<(String, String)>;
@@ -236,8 +238,20 @@ pub(super) async fn volumes(kubelet: &Kubelet, pod: &Pod) -> Result<Variables> {
     Ok(variables)
 }
 
-/// A kubeconfig with a token of the pod's service account: what a mounted token would be, at a path of our own.
-pub(super) async fn service_account_config(kubelet: &Kubelet, pod: &Pod) -> Result<PathBuf> {
+/// The folder of a pod's service account, as the mount that admission adds to every pod would show it: token, CA and namespace.
+/// `None` for a container that does not ask for that mount.
+pub(super) async fn service_account(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    container: &Container,
+) -> Result<Option<PathBuf>> {
+    let mounts = container.volume_mounts.iter().flatten();
+    if !mounts
+        .into_iter()
+        .any(|mount| mount.mount_path == SERVICE_ACCOUNT)
+    {
+        return Ok(None);
+    }
     let namespace = pod.namespace().unwrap_or_default();
     let account = pod
         .spec
@@ -248,6 +262,12 @@ pub(super) async fn service_account_config(kubelet: &Kubelet, pod: &Pod) -> Resu
     let request = TokenRequest {
         spec: Some(TokenRequestSpec {
             expiration_seconds: Some(24 * 3600),
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(pod.name_any()),
+                uid: pod.uid(),
+            }),
             ..TokenRequestSpec::default()
         }),
         ..TokenRequest::default()
@@ -255,18 +275,24 @@ pub(super) async fn service_account_config(kubelet: &Kubelet, pod: &Pod) -> Resu
     let answer = accounts
         .create_token_request(&account, &PostParams::default(), &request)
         .await?;
-    let token = answer.status.context("the API server gave no token")?.token;
-    let folder = kubelet.pod_folder(pod);
+    let status = answer.status.context("the API server gave no token")?;
+    let token = status.token.context("the API server gave an empty token")?;
+    let folder = kubelet.pod_folder(pod).join("serviceaccount");
     std::fs::create_dir_all(&folder)?;
-    let path = folder.join("kubeconfig");
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "bed",
-        "clusters": [{"name": "bed", "cluster": {"server": API_SERVER, "certificate-authority": kubelet.state.join("pki/ca.crt")}}],
-        "users": [{"name": account, "user": {"token": token}}],
-        "contexts": [{"name": "bed", "context": {"cluster": "bed", "user": account, "namespace": namespace}}],
-    });
-    std::fs::write(&path, serde_json::to_string_pretty(&config)?)?;
-    Ok(path)
+    std::fs::write(folder.join("token"), token)?;
+    std::fs::write(folder.join("namespace"), namespace)?;
+    std::fs::copy(kubelet.state.join("pki/ca.crt"), folder.join("ca.crt"))?;
+    Ok(Some(folder))
+}
+
+/// Where the API server is, as every container is told.
+pub(super) fn api_server() -> Variables {
+    let address = API_SERVER.trim_start_matches("https://");
+    let (host, port) = address.split_once(':').unwrap_or((address, "443"));
+    vec![
+        ("KUBERNETES_SERVICE_HOST".to_owned(), host.to_owned()),
+        ("KUBERNETES_SERVICE_PORT".to_owned(), port.to_owned()),
+    ]
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod examples;
 mod from_flagger;
 mod gateway_splits;
 mod handover;
+mod installed;
 mod rollouts;
 mod serin_starts;
 pub mod shop;
@@ -239,6 +240,18 @@ pub const ALL: &[Scenario] = &[
         "new-settings",
         workloads::new_settings,
         "a changed ConfigMap alone is judged, and reaches the primary only by promotion"
+    ),
+    scenario!(
+        Shared,
+        "chart-renders",
+        installed::chart_renders,
+        "helm lint, and every object that the chart renders is one that the API server takes"
+    ),
+    scenario!(
+        Alone,
+        "installed",
+        installed::installed,
+        "installed by Helm, run as pods under the restricted profile, with not one right too many or too few"
     ),
     scenario!(
         Alone,
