@@ -469,17 +469,29 @@ fn primary_write(
         .run
         .as_ref()
         .is_some_and(|run| run.revision == hash && run.stage != Stage::Initializing.as_str());
-    let flaggers = view
-        .primary
-        .object()
-        .is_some_and(|primary| primary.annotation(APPLIED_ANNOTATION).is_none());
-    if flaggers && !promoting {
+    if is_flaggers(view) && (!promoting || is_promoted(status, hash, configs)) {
         // Made by Flagger and running what it should: rewriting it would only restart its pods.
         return Ok(None);
     }
     let desired = desired_primary(view, status, hash, configs)?;
     Ok(desired
         .and_then(|object| apply_sealed_if_needed(&primary_kind(view), object, &view.primary)))
+}
+
+/// Whether the primary is as Flagger wrote it last.
+fn is_flaggers(view: &View<'_>) -> bool {
+    view.primary
+        .object()
+        .is_some_and(|primary| primary.annotation(APPLIED_ANNOTATION).is_none())
+}
+
+/// Whether a revision with its configs is what the primary was found, or made, to run.
+fn is_promoted(status: &CanaryStatus, hash: &str, configs: &Configs) -> bool {
+    status.promoted.as_ref().is_some_and(|promoted| {
+        promoted.template.is_some()
+            && promoted.revision == hash
+            && promoted.tracked_configs == *configs
+    })
 }
 
 fn primary_kind(view: &View<'_>) -> crate::object::Kind {
@@ -495,6 +507,9 @@ pub(super) fn primary_carries(view: &View<'_>, status: &CanaryStatus) -> bool {
     let Some(live) = view.primary.object() else {
         return false;
     };
+    if is_flaggers(view) && is_promoted(status, hash, configs) {
+        return true;
+    }
     match desired_primary(view, status, hash, configs) {
         Ok(Some(desired)) => crate::object::covers(live.value(), desired.value()),
         _ => false,

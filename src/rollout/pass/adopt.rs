@@ -2,11 +2,13 @@
 
 use super::{Pass, weights};
 use crate::api::Phase;
+use crate::object::Reading;
 use crate::rollout::decision::Severity;
 use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, View};
 use crate::routing::{Split, Weight};
-use crate::workload::revision;
+use crate::workload::{configs, revision};
+use std::collections::BTreeMap;
 
 impl<'a> Pass<'a> {
     /// A cluster that Flagger ran until now: the status has a phase and hashes, but nothing of ours, and Flagger's hashes can't be made
@@ -31,7 +33,10 @@ impl<'a> Pass<'a> {
             &view.selector,
         );
         let promoted = if same {
-            view.identity.clone()
+            Identity {
+                revision: view.identity.revision.clone(),
+                configs: copied_configs(view),
+            }
         } else {
             Identity {
                 revision: self
@@ -46,7 +51,7 @@ impl<'a> Pass<'a> {
         let phase = self.status.phase;
         self.record_promoted(view, &promoted, kept);
         match phase {
-            Phase::Initialized | Phase::Succeeded if !same => {}
+            Phase::Initialized | Phase::Succeeded if promoted != view.identity => {}
             Phase::Waiting => {}
             _ => self.record_applied(&view.identity),
         }
@@ -103,4 +108,23 @@ impl<'a> Pass<'a> {
         self.status.phase = Phase::Promoting;
         self.status.run = Some(run);
     }
+}
+
+/// Which configs the primary runs with, by what is in its copies: a config that changed since they were made is a revision to be judged.
+/// Flagger copies no binary data, so that says nothing.
+fn copied_configs(view: &View<'_>) -> BTreeMap<String, String> {
+    view.tracked
+        .iter()
+        .filter_map(|tracked| {
+            let copy = view.snapshot.object(&tracked.reference.copy(view.canary));
+            let checksum = match &copy {
+                Reading::Present(copy) if copy.at("/data") != tracked.source.at("/data") => {
+                    configs::checksum(copy)
+                }
+                Reading::Present(_) | Reading::Unknown(_) => tracked.checksum.clone(),
+                Reading::Absent => return None,
+            };
+            Some((tracked.reference.status_key(), checksum))
+        })
+        .collect()
 }

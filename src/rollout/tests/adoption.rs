@@ -94,6 +94,93 @@ conditions: [{{type: Promoted, status: Unknown, reason: {phase}, message: writte
     cluster
 }
 
+const FLAGGERS_ID: &str = "8d4e7c1e-0d0c-4b6e-9c4c-2f1f6c1d3a55";
+
+fn flagger_id(cluster: &Cluster) -> String {
+    cluster
+        .object(&deployment("podinfo-primary"))
+        .unwrap()
+        .text("/spec/template/metadata/annotations/flagger-id")
+        .to_owned()
+}
+
+/// As [`left`], with a `ConfigMap` that the target reads and the primary's copy of it.
+fn left_with_settings(phase: &'static str, weight: i64, color: &str, copied: &str) -> Cluster {
+    let replicas = if weight > 0 { 2 } else { 0 };
+    let mut cluster = left(&Left {
+        phase,
+        target: ("podinfo:1", replicas),
+        primary: "podinfo:1",
+        weight,
+        more: "",
+    });
+    for (workload, name, color) in [
+        ("podinfo", "settings", color),
+        ("podinfo-primary", "settings-primary", copied),
+    ] {
+        cluster.given(&format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}, data: {{color: {color}}}}}"
+        ));
+        cluster.edit(&deployment(workload), |object| {
+            object["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
+                json!([{"configMapRef": {"name": name}}]);
+        });
+    }
+    cluster
+}
+
+#[test]
+fn a_config_that_changed_is_judged_whatever_phase_flagger_left() {
+    // Config that the target reads and that of the primary; the phase right after the take-over.
+    let table = [
+        ("Succeeded", 0, "blue", Phase::Succeeded),
+        ("Succeeded", 0, "red", Phase::Progressing),
+        ("Initialized", 0, "red", Phase::Progressing),
+        ("Waiting", 0, "red", Phase::Progressing),
+        ("Progressing", 20, "red", Phase::Progressing),
+    ];
+    for (phase, weight, color, expected) in table {
+        let what = format!("{phase} {weight} {color}");
+        let mut cluster = left_with_settings(phase, weight, color, "blue");
+        cluster.run_until_calm();
+        assert_eq!(cluster.phase(), expected, "{what}: {:?}", cluster.texts());
+        let copy = |cluster: &Cluster| {
+            let copy = cluster.object(&config_map("settings-primary")).unwrap();
+            copy.text("/data/color").to_owned()
+        };
+        assert_eq!(copy(&cluster), "blue", "{what}: until it is judged");
+        cluster.run_until(Phase::Succeeded);
+        assert_eq!(copy(&cluster), color, "{what}");
+        assert_eq!(
+            flagger_id(&cluster) == FLAGGERS_ID,
+            color == "blue",
+            "{what}: pods read a new config when they start"
+        );
+    }
+}
+
+#[test]
+fn an_initialisation_that_was_under_way_goes_on() {
+    let mut cluster = left(&Left {
+        phase: "Initializing",
+        target: ("podinfo:1", 2),
+        primary: "podinfo:1",
+        weight: 0,
+        more: "",
+    });
+    let name = cluster.canary_name();
+    cluster.edit(&name, |canary| {
+        for hash in ["lastAppliedSpec", "lastPromotedSpec", "trackedConfigs"] {
+            canary["status"].as_object_mut().unwrap().remove(hash);
+        }
+    });
+    cluster.run_until(Phase::Initialized);
+    cluster.run_until_calm();
+    assert_eq!(flagger_id(&cluster), FLAGGERS_ID);
+    assert_eq!(cluster.split(), Some((100, 0)));
+    assert_eq!(cluster.replicas("podinfo"), 0);
+}
+
 /// Phase left behind, images and weight; the phase right after the take-over, the split then, and what the primary runs in the end.
 #[test]
 fn each_phase_is_taken_over_where_it_stands() {
@@ -210,6 +297,11 @@ fn a_promotion_that_was_under_way_is_carried_to_its_end() {
                 "podinfo:2",
                 "{phase} {primary}"
             );
+            assert_eq!(
+                flagger_id(&cluster) == FLAGGERS_ID,
+                primary == "podinfo:2",
+                "{phase} {primary}: pods that run what they should are not restarted"
+            );
             assert_eq!(cluster.split(), Some((100, 0)), "{phase} {primary}");
             assert_eq!(cluster.replicas("podinfo"), 0, "{phase} {primary}");
         }
@@ -226,10 +318,9 @@ fn an_idle_canary_keeps_its_pods() {
         more: "",
     });
     cluster.run_until_calm();
-    let primary = cluster.object(&deployment("podinfo-primary")).unwrap();
     assert_eq!(
-        primary.text("/spec/template/metadata/annotations/flagger-id"),
-        "8d4e7c1e-0d0c-4b6e-9c4c-2f1f6c1d3a55",
+        flagger_id(&cluster),
+        FLAGGERS_ID,
         "a new one would restart every pod"
     );
     assert!(
