@@ -150,6 +150,20 @@ async fn primary_pods(shop: &Shop<'_>) -> Result<BTreeSet<String>> {
         .collect())
 }
 
+/// What Flagger stamped the primary's pods with; another stamp would restart them.
+async fn stamp(shop: &Shop<'_>) -> Result<String> {
+    let primary = shop
+        .namespace
+        .get("apps/v1", "Deployment", "app-primary")
+        .await?;
+    Ok(
+        primary.data["spec"]["template"]["metadata"]["annotations"]["flagger-id"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
+    )
+}
+
 /// Four runs under way: at 30 % of the traffic, waiting for promotion at 60 %, promoting, finalising.
 pub async fn in_mid_run(bed: &Bed) -> Result<()> {
     let gates = Gates::start().await?;
@@ -234,6 +248,7 @@ pub async fn in_mid_run(bed: &Bed) -> Result<()> {
         println!("        left by Flagger: {found} at {split:?}");
     }
     let marks = shops.iter().map(Since::now).collect::<Result<Vec<_>>>()?;
+    let stamps = [stamp(promoting).await?, stamp(finalising).await?];
     shop::serin(bed).await?;
     for shop in &shops {
         wait_adopted(shop).await?;
@@ -284,6 +299,10 @@ pub async fn in_mid_run(bed: &Bed) -> Result<()> {
             shop.namespace.name()
         );
     }
+    ensure!(
+        stamps == [stamp(promoting).await?, stamp(finalising).await?],
+        "a primary that Flagger had promoted is not rolled once more"
+    );
     for (since, (phase, _)) in marks.iter().zip(expected) {
         since.flawless(&format!("taken over in {phase}")).await?;
     }
@@ -469,6 +488,75 @@ pub async fn at_rest(bed: &Bed) -> Result<()> {
         "Failed after a failed promotion",
     ]) {
         since.flawless(&format!("taken over in {phase}")).await?;
+    }
+    Ok(())
+}
+
+/// The way back: Serin is stopped, at rest and in mid-run, and Flagger goes on. It can't know Serin's hashes, so it judges once more what is
+/// there; nothing is lost by that. Then Serin comes back.
+pub async fn back(bed: &Bed) -> Result<()> {
+    let serin = shop::start_serin(bed)?;
+    let plan = Plan {
+        rate: RATE,
+        analysis: analysis(50, 50, &json!([])),
+        ..Plan::default()
+    };
+    let shops: Vec<Shop<'_>> = try_join_all(
+        ["back-to-flagger-at-rest", "back-to-flagger-progressing"]
+            .map(|name| Shop::open(bed, name, plan.clone())),
+    )
+    .await?;
+    let [rests, progressing] = shops.as_slice() else {
+        anyhow::bail!("two shops are expected");
+    };
+    rests.release("1.1.0").await?;
+    rests.wait_phase("Succeeded").await?;
+    progressing.release("1.1.0").await?;
+    progressing.wait_weight(50).await?;
+    progressing.wait_split("1.1.0", 50).await?;
+    serin.stop().await?;
+    bed.timeline().note("", "stopped Serin");
+    let marks = shops.iter().map(Since::now).collect::<Result<Vec<_>>>()?;
+    let flagger = bed.start_flagger()?;
+    for (shop, what) in shops.iter().zip(["at rest", "in mid-run"]) {
+        bed.wait(
+            &format!("{} to be Flagger's and promoted", shop.namespace.name()),
+            PATIENCE * 2,
+            async || {
+                let status = shop.status().await?;
+                let flaggers = status["lastPromotedSpec"]
+                    .as_str()
+                    .is_some_and(|hash| !hash.starts_with("s1:"));
+                Ok((flaggers && status["phase"] == "Succeeded").then_some(()))
+            },
+        )
+        .await?;
+        shop.wait_only("1.1.0").await?;
+        let restarted = shop
+            .events()
+            .await?
+            .iter()
+            .filter(|text| text.starts_with("New revision detected!"))
+            .count();
+        println!("        back to Flagger {what}: runs told of so far {restarted}");
+    }
+    for (since, what) in marks.iter().zip(["at rest", "in mid-run"]) {
+        since.flawless(&format!("back to Flagger, {what}")).await?;
+    }
+    flagger.kill9().await?;
+    bed.timeline().note("", "killed Flagger");
+    shop::serin(bed).await?;
+    for shop in &shops {
+        wait_adopted(shop).await?;
+        shop.release("1.2.0").await?;
+        shop.wait_phase("Progressing").await?;
+    }
+    for shop in &shops {
+        shop.wait_phase("Succeeded").await?;
+        shop.wait_only("1.2.0").await?;
+    }
+    for since in &marks {
+        since.flawless("and Serin again").await?;
     }
     Ok(())
 }

@@ -195,6 +195,12 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!(
         Alone,
+        "back-to-flagger",
+        from_flagger::back,
+        "Flagger goes on where Serin was stopped, and Serin where Flagger was; nothing is lost"
+    ),
+    scenario!(
+        Alone,
         "at-rest",
         handover::at_rest,
         "ten canaries at rest, failed and refused ones among them, make no request in a minute"
