@@ -22,7 +22,7 @@ use crate::load::Mark;
 /// Where the gates are, for hooks: `http://127.0.0.1:9650/NAME`.
 const GATES: &str = "127.0.0.1:9650";
 /// Requests per second on each shop; there are several.
-const RATE: f64 = 60.0;
+const RATE: f64 = 30.0;
 
 /// Gates that hooks ask at; open unless closed.
 #[derive(Clone, Default)]
@@ -164,16 +164,14 @@ async fn stamp(shop: &Shop<'_>) -> Result<String> {
     )
 }
 
-/// Four runs under way: at 30 % of the traffic, waiting for promotion at 60 %, promoting, finalising.
-pub async fn in_mid_run(bed: &Bed) -> Result<()> {
-    let gates = Gates::start().await?;
-    let flagger = bed.start_flagger()?;
+/// The shops that Flagger leaves in mid-run.
+fn plans_in_mid_run() -> [(&'static str, Plan); 4] {
     let usual = Plan {
         rate: RATE,
         spec: json!({"progressDeadlineSeconds": 180}),
         ..Plan::default()
     };
-    let plans = [
+    [
         (
             "from-flagger-progressing",
             Plan {
@@ -206,12 +204,45 @@ pub async fn in_mid_run(bed: &Bed) -> Result<()> {
                 ..usual
             },
         ),
-    ];
+    ]
+}
+
+/// Waits for the end of the run that Flagger began, and checks that it was one run.
+async fn promoted_in_one_run(shop: &Shop<'_>) -> Result<()> {
+    let canary = shop
+        .namespace
+        .wait_phase("app", "Succeeded", PATIENCE * 2)
+        .await?;
+    ensure!(
+        shop.image("app-primary").await? == "serin-demo-app:1.1.0",
+        "{}: the run went on to its promotion",
+        shop.namespace.name()
+    );
+    shop.wait_route((100, 0)).await?;
+    shop.wait_only("1.1.0").await?;
+    let history = &canary.data["status"]["history"];
+    ensure!(
+        history.as_array().map_or(0, Vec::len) == 1 && history[0]["outcome"] == "Promoted",
+        "{}: one run, to its end: {history}",
+        shop.namespace.name()
+    );
+    ensure!(
+        runs_started(shop).await? == 0,
+        "{}: no run was started anew",
+        shop.namespace.name()
+    );
+    Ok(())
+}
+
+/// Four runs under way: at 30 % of the traffic, waiting for promotion at 60 %, promoting, finalising.
+pub async fn in_mid_run(bed: &Bed) -> Result<()> {
+    let gates = Gates::start().await?;
+    let flagger = bed.start_flagger()?;
     for name in ["promotion", "promoting", "finalising"] {
         gates.close(name);
     }
     let shops: Vec<Shop<'_>> =
-        try_join_all(plans.map(|(name, plan)| Shop::open(bed, name, plan))).await?;
+        try_join_all(plans_in_mid_run().map(|(name, plan)| Shop::open(bed, name, plan))).await?;
     let [progressing, waiting, promoting, finalising] = shops.as_slice() else {
         anyhow::bail!("four shops are expected");
     };
@@ -276,28 +307,7 @@ pub async fn in_mid_run(bed: &Bed) -> Result<()> {
     gates.open("increase");
     gates.open("promotion");
     for shop in &shops {
-        let canary = shop
-            .namespace
-            .wait_phase("app", "Succeeded", PATIENCE * 2)
-            .await?;
-        ensure!(
-            shop.image("app-primary").await? == "serin-demo-app:1.1.0",
-            "{}: the run went on to its promotion",
-            shop.namespace.name()
-        );
-        shop.wait_route((100, 0)).await?;
-        shop.wait_only("1.1.0").await?;
-        let history = &canary.data["status"]["history"];
-        ensure!(
-            history.as_array().map_or(0, Vec::len) == 1 && history[0]["outcome"] == "Promoted",
-            "{}: one run, to its end: {history}",
-            shop.namespace.name()
-        );
-        ensure!(
-            runs_started(shop).await? == 0,
-            "{}: no run was started anew",
-            shop.namespace.name()
-        );
+        promoted_in_one_run(shop).await?;
     }
     ensure!(
         stamps == [stamp(promoting).await?, stamp(finalising).await?],
@@ -352,16 +362,14 @@ async fn give_back(bed: &Bed, shop: Shop<'_>) -> Result<()> {
     since.flawless("given back").await
 }
 
-/// Five canaries that rest, or wait for somebody: Initialized, Succeeded, Failed, Waiting, and Failed after a promotion that failed.
-pub async fn at_rest(bed: &Bed) -> Result<()> {
-    let gates = Gates::start().await?;
-    let flagger = bed.start_flagger()?;
+/// The shops that Flagger leaves at rest.
+fn plans_at_rest() -> [(&'static str, Plan); 5] {
     let usual = Plan {
         rate: RATE,
         analysis: analysis(50, 50, &json!([])),
         ..Plan::default()
     };
-    let plans = [
+    [
         ("from-flagger-at-rest-initialized", usual.clone()),
         ("from-flagger-at-rest-succeeded", usual.clone()),
         ("from-flagger-at-rest-failed", usual.clone()),
@@ -379,9 +387,40 @@ pub async fn at_rest(bed: &Bed) -> Result<()> {
                 ..usual
             },
         ),
-    ];
+    ]
+}
+
+/// After a failed promotion: the canary has the traffic and its pods, and what can be done is said.
+async fn still_held(held: &Shop<'_>) -> Result<()> {
+    held.wait_route((0, 100)).await?;
+    held.wait_only("1.1.0").await?;
+    ensure!(
+        held.replicas("app").await? == 2,
+        "the only healthy side keeps its pods"
+    );
+    let status = held.status().await?;
+    let (_, _, message) = condition(&status, "Promoted");
+    ensure!(
+        message.contains("Release a fixed revision"),
+        "what can be done is said: {message:?}"
+    );
+    Ok(())
+}
+
+async fn tell_what_was_left(shops: &[Shop<'_>]) -> Result<()> {
+    for shop in shops {
+        let (phase, split) = (phase(shop).await?, shop.route().await?);
+        println!("        left by Flagger: {phase} at {split:?}");
+    }
+    Ok(())
+}
+
+/// Five canaries that rest, or wait for somebody: Initialized, Succeeded, Failed, Waiting, and Failed after a promotion that failed.
+pub async fn at_rest(bed: &Bed) -> Result<()> {
+    let gates = Gates::start().await?;
+    let flagger = bed.start_flagger()?;
     let shops: Vec<Shop<'_>> =
-        try_join_all(plans.map(|(name, plan)| Shop::open(bed, name, plan))).await?;
+        try_join_all(plans_at_rest().map(|(name, plan)| Shop::open(bed, name, plan))).await?;
     let [initialized, succeeded, failed, waiting, held] = shops.as_slice() else {
         anyhow::bail!("five shops are expected");
     };
@@ -407,13 +446,7 @@ pub async fn at_rest(bed: &Bed) -> Result<()> {
     held.wait_route((0, 100)).await?;
     flagger.kill9().await?;
     bed.timeline().note("", "killed Flagger");
-    for shop in &shops {
-        println!(
-            "        left by Flagger: {} at {:?}",
-            phase(shop).await?,
-            shop.route().await?
-        );
-    }
+    tell_what_was_left(&shops).await?;
     let marks = shops.iter().map(Since::now).collect::<Result<Vec<_>>>()?;
     let mut pods = BTreeMap::new();
     for shop in [initialized, succeeded, failed, waiting] {
@@ -451,18 +484,7 @@ pub async fn at_rest(bed: &Bed) -> Result<()> {
             shop.namespace.name()
         );
     }
-    held.wait_route((0, 100)).await?;
-    held.wait_only("1.1.0").await?;
-    ensure!(
-        held.replicas("app").await? == 2,
-        "the only healthy side keeps its pods"
-    );
-    let status = held.status().await?;
-    let (_, _, message) = condition(&status, "Promoted");
-    ensure!(
-        message.contains("Release a fixed revision"),
-        "what can be done is said: {message:?}"
-    );
+    still_held(held).await?;
 
     gates.open("rollout");
     held.release("1.1.1").await?;

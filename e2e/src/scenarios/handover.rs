@@ -182,7 +182,7 @@ async fn pods_of_are_gone(shop: &Shop<'_>, app: &str) -> Result<()> {
         .await
 }
 
-/// A revision that asks a shared ConfigMap whether it may start.
+/// A revision that asks a shared `ConfigMap` whether it may start.
 fn licensed(shop: &Shop<'_>, version: &str) -> Value {
     let mut container = shop.container(version, &[]);
     if let Some(environment) = container["env"].as_array_mut() {
@@ -547,18 +547,11 @@ fn other_canary(shop: &Shop<'_>, name: &str, target: &str, apex: Option<&str>) -
     })
 }
 
-/// Two canaries on one target, an apex name used twice, a primary and a route that belong to somebody else: each is refused with a condition
-/// that names the rival, and no object is written. When the rival goes, the one that was refused gets its turn.
-pub async fn rivals(bed: &Bed) -> Result<()> {
-    shop::serin(bed).await?;
-    let plan = Plan {
-        rate: 50.0,
-        ..Plan::default()
-    };
-    let shop = Shop::open(bed, "rivals", plan).await?;
+/// Other people's workloads around a shop, and a route that somebody else controls; all at rest.
+async fn open_the_neighbourhood(shop: &Shop<'_>) -> Result<()> {
     let namespace = &shop.namespace;
     for name in ["other", "lone", "lone-primary", "twin", "routed"] {
-        shop.apply_json(&other_deployment(&shop, name)).await?;
+        shop.apply_json(&other_deployment(shop, name)).await?;
     }
     shop.apply_json(&json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "somebody"}, "data": {},
@@ -575,17 +568,30 @@ pub async fn rivals(bed: &Bed) -> Result<()> {
     for name in ["other", "lone", "lone-primary", "twin", "routed"] {
         namespace.wait_ready(name, PATIENCE).await?;
     }
-    shop.apply_json(&other_canary(&shop, "first-twin", "twin", None))
+    shop.apply_json(&other_canary(shop, "first-twin", "twin", None))
         .await?;
     namespace
         .wait_phase("first-twin", "Initialized", PATIENCE)
         .await?;
     // Deployments at rest have come to rest in their status as well.
     for name in ["app", "twin"] {
-        pods_of_are_gone(&shop, name).await?;
+        pods_of_are_gone(shop, name).await?;
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
+    Ok(())
+}
 
+/// Two canaries on one target, an apex name used twice, a primary and a route that belong to somebody else: each is refused with a condition
+/// that names the rival, and no object is written. When the rival goes, the one that was refused gets its turn.
+pub async fn rivals(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let plan = Plan {
+        rate: 50.0,
+        ..Plan::default()
+    };
+    let shop = Shop::open(bed, "rivals", plan).await?;
+    let namespace = &shop.namespace;
+    open_the_neighbourhood(&shop).await?;
     let before = versions(namespace, bed).await?;
     let mark = bed.audit_mark()?;
     let rivals = [

@@ -159,6 +159,7 @@ impl<'a> Shop<'a> {
     }
 
     /// The route that the user had before the canary came.
+    #[must_use]
     pub fn own_route(&self) -> Value {
         json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "app"},
@@ -191,6 +192,7 @@ impl<'a> Shop<'a> {
     }
 
     /// The app's container as a release has it, with further environment.
+    #[must_use]
     pub fn container(&self, version: &str, more: &[(&str, &str)]) -> Value {
         let environment: Vec<Value> = self
             .environment
@@ -437,6 +439,7 @@ impl<'a> Shop<'a> {
 }
 
 /// The Service that the user had before the canary came.
+#[must_use]
 pub fn own_service() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "app"},
@@ -445,6 +448,7 @@ pub fn own_service() -> Value {
 }
 
 /// One line on a report: how many requests, how many of them lost, and which version answered how many.
+#[must_use]
 pub fn account(report: &Report) -> String {
     let versions: Vec<String> = report
         .versions
