@@ -1,14 +1,15 @@
 //! `serin controller`: Flagger's flags with Flagger's defaults where they apply, the start of logging and of the runtime, and signals.
 
+use super::credentials::Credentials;
+use crate::api::{GoDuration, parse_go_duration};
 use crate::controller::{self, LeaseSettings, Options};
 use crate::rollout::Settings;
 use crate::workload::WorkloadSettings;
 use anyhow::Context;
 use clap::Args;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -80,6 +81,15 @@ pub struct ControllerArguments {
     /// Namespace of the lease. Default: the first of -namespace, else kube-system.
     #[arg(long, value_name = "NAME", default_value = "")]
     leader_election_namespace: String,
+    /// How long the other replicas wait after the last renewal of the lease that they saw.
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = seconds)]
+    leader_election_lease_duration: Duration,
+    /// How long after its last renewal the leader still works. Shorter than the lease duration.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = seconds)]
+    leader_election_renew_deadline: Duration,
+    /// How often the leader renews the lease. Shorter than the renew deadline.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = seconds)]
+    leader_election_retry_period: Duration,
     /// What is logged: debug, info, warn, warning, error.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
@@ -184,7 +194,33 @@ fn go_bool(text: &str) -> Result<bool, String> {
     }
 }
 
+/// A duration as Go writes it, of a second at least.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match parse_go_duration(text) {
+        Ok(duration) if duration >= Duration::from_secs(1) => Ok(duration),
+        Ok(_) => Err(format!("found {text:?}, expected 1s or more")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 impl ControllerArguments {
+    /// Whether the three times of leader election leave the holder time to notice that it lost the lease.
+    fn check_lease(&self) -> anyhow::Result<()> {
+        let (duration, deadline, period) = (
+            self.leader_election_lease_duration,
+            self.leader_election_renew_deadline,
+            self.leader_election_retry_period,
+        );
+        anyhow::ensure!(
+            period < deadline && deadline < duration,
+            "leader election: expected retry period < renew deadline < lease duration, such as 2s < 10s < 15s; found {}, {} and {}",
+            GoDuration(period),
+            GoDuration(deadline),
+            GoDuration(duration)
+        );
+        Ok(())
+    }
+
     fn namespaces(&self) -> Vec<String> {
         not_empty(&self.namespace)
     }
@@ -194,6 +230,10 @@ impl ControllerArguments {
         let event_webhook = event_webhook_variable
             .filter(|url| !url.is_empty())
             .unwrap_or_else(|| self.event_webhook.clone());
+        let replica = ["POD_NAME", "HOSTNAME"]
+            .into_iter()
+            .find_map(|name| std::env::var(name).ok())
+            .unwrap_or_else(|| "serin".to_owned());
         let lease = self.enable_leader_election.then(|| LeaseSettings {
             namespace: [
                 namespaces.first().map_or("", String::as_str),
@@ -205,11 +245,10 @@ impl ControllerArguments {
             .unwrap_or_default()
             .to_owned(),
             name: LEASE_NAME.to_owned(),
-            identity: format!(
-                "{}_{:016x}",
-                std::env::var("HOSTNAME").unwrap_or_else(|_| "serin".to_owned()),
-                rand::random::<u64>()
-            ),
+            duration: self.leader_election_lease_duration,
+            renew_deadline: self.leader_election_renew_deadline,
+            retry_period: self.leader_election_retry_period,
+            identity: format!("{replica}_{:016x}", rand::random::<u64>()),
         });
         Options {
             settings: Settings {
@@ -227,6 +266,7 @@ impl ControllerArguments {
             threadiness: self.threadiness.max(1),
             listen: SocketAddr::new(self.bind_address, self.port),
             event_webhook: (!event_webhook.is_empty()).then_some(event_webhook),
+            replica,
             lease,
         }
     }
@@ -287,6 +327,7 @@ pub fn run(arguments: &ControllerArguments) -> anyhow::Result<()> {
     {
         tracing::debug!("a crypto provider was installed before");
     }
+    arguments.check_lease()?;
     let options = arguments.options(std::env::var("EVENT_WEBHOOK_URL").ok());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -296,33 +337,16 @@ pub fn run(arguments: &ControllerArguments) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         tokio::spawn(stop_on_signal(stop.clone()));
-        let config = kube_config(&arguments.kubeconfig, &arguments.master).await?;
-        controller::run(config, options, stop).await?;
+        let credentials = Credentials {
+            kubeconfig: arguments.kubeconfig.clone(),
+            master: arguments.master.clone(),
+        };
+        controller::run(credentials.follow().await?, options, stop).await?;
         Ok(())
     });
     // Watches and stuck calls are not waited for.
     runtime.shutdown_background();
     result
-}
-
-async fn kube_config(path: &str, master: &str) -> anyhow::Result<kube::Config> {
-    let mut config = if path.is_empty() {
-        kube::Config::infer().await.context(
-            "no kubeconfig and no service account: give one with -kubeconfig or $KUBECONFIG",
-        )?
-    } else {
-        let kubeconfig = Kubeconfig::read_from(PathBuf::from(path))
-            .with_context(|| format!("-kubeconfig {path}"))?;
-        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-            .await
-            .with_context(|| format!("-kubeconfig {path}"))?
-    };
-    if !master.is_empty() {
-        config.cluster_url = master
-            .parse()
-            .with_context(|| format!("-master: {master:?} is not a URL"))?;
-    }
-    Ok(config)
 }
 
 /// SIGTERM and SIGINT end the controller in order; the second one at once.
@@ -437,6 +461,21 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("--no-such-flag")
+        );
+        assert!(
+            parse(&["-leader-election-retry-period=0s"])
+                .unwrap_err()
+                .to_string()
+                .contains("expected 1s or more")
+        );
+        assert!(parse(&[]).unwrap().check_lease().is_ok());
+        assert!(
+            parse(&["-leader-election-renew-deadline=15s"])
+                .unwrap()
+                .check_lease()
+                .unwrap_err()
+                .to_string()
+                .contains("2s, 15s and 15s")
         );
         assert!(log_filter("loud").is_none() && log_filter("warning").is_some());
     }

@@ -2,6 +2,7 @@
 //! Go programs, so Flagger's arguments can be taken over as they are.
 
 mod controller;
+mod credentials;
 mod crd;
 mod rbac;
 mod simulate;

@@ -10,6 +10,7 @@ use crate::object::{Kind, Object, ObjectRef, Reading, kinds};
 use crate::rollout::{ListRef, Listing, Want};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use jiff::Timestamp;
 use kube::core::{ApiResource, DynamicResourceScope, Resource};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -25,6 +26,8 @@ use tokio::sync::Notify;
 const WATCH_SECONDS: u32 = 240;
 /// How long a pass waits for the first list of a kind before it is put off.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often an API server that was lost is asked whether it is back.
+const GREETING_PERIOD: Duration = Duration::from_secs(5);
 /// How often a list that changes while it is read is read again.
 const LIST_ATTEMPTS: usize = 4;
 
@@ -133,6 +136,8 @@ pub struct Caches {
     queue: Arc<Queue>,
     telemetry: Arc<Telemetry>,
     advanced: Notify,
+    /// Since when the API server does not answer, as far as is known.
+    unreachable: Mutex<Option<Timestamp>>,
 }
 
 impl Caches {
@@ -151,11 +156,36 @@ impl Caches {
             queue,
             telemetry,
             advanced: Notify::new(),
+            unreachable: Mutex::default(),
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unreachable(&self) -> MutexGuard<'_, Option<Timestamp>> {
+        self.unreachable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A watch broke: asks the API server until it answers, and is not ready meanwhile. An answer at once leaves no trace.
+    fn suspect(self: &Arc<Self>) {
+        let mut unreachable = self.unreachable();
+        if unreachable.is_some() {
+            return;
+        }
+        *unreachable = Some(Timestamp::now());
+        drop(unreachable);
+        let caches = Arc::clone(self);
+        tokio::spawn(async move {
+            while let Err(error) = caches.api.greet().await {
+                tracing::debug!(%error, "the API server does not answer");
+                tokio::time::sleep(GREETING_PERIOD.mul_f64(rand::random_range(0.8..1.2))).await;
+            }
+            *caches.unreachable() = None;
+        });
     }
 
     fn store_key(&self, kind: &Kind, namespace: &str) -> StoreKey {
@@ -191,8 +221,27 @@ impl Caches {
         }
     }
 
-    /// Whether the canaries are known; otherwise why not.
+    /// Has every canary looked at.
+    pub fn wake_all(&self) {
+        let canaries = {
+            let inner = self.lock();
+            self.canary_stores()
+                .iter()
+                .filter_map(|key| inner.stores.get(key))
+                .flat_map(inner_keys)
+                .collect()
+        };
+        self.wake(canaries);
+    }
+
+    /// Whether the canaries are known and followed; otherwise why not.
     pub fn readiness(&self) -> Result<(), String> {
+        if let Some(since) = *self.unreachable() {
+            return Err(format!(
+                "the API server can't be reached since {}",
+                since.strftime("%Y-%m-%dT%H:%M:%SZ")
+            ));
+        }
         let inner = self.lock();
         for key in self.canary_stores() {
             match inner.stores.get(&key).map(Store::phase) {
@@ -427,31 +476,50 @@ impl Caches {
         if *kind == kinds::CONTROLLER_REVISION {
             config = config.labels("app.kubernetes.io/managed-by=serin");
         }
-        let client = self.api.client();
-        if metadata_only(kind) {
-            let api = match &key.namespace {
-                Some(namespace) => {
-                    kube::Api::<RawMetadata>::namespaced_with(client, namespace, &resource)
+        let mut clients = self.api.clients();
+        loop {
+            let client = self.api.client();
+            // New credentials are for new connections: the watch starts over with them.
+            tokio::select! {
+                () = self.follow_with(client, &key, &resource, config.clone()) => {}
+                Ok(()) = clients.changed() => {
+                    tracing::debug!(kind = %kind.kind, "watching anew with the changed credentials");
                 }
-                None => kube::Api::all_with(client, &resource),
-            };
-            let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-            while let Some(event) = events.next().await {
-                self.take(&key, event);
-            }
-        } else {
-            let api = match &key.namespace {
-                Some(namespace) => kube::Api::<Raw>::namespaced_with(client, namespace, &resource),
-                None => kube::Api::all_with(client, &resource),
-            };
-            let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-            while let Some(event) = events.next().await {
-                self.take(&key, event);
             }
         }
     }
 
-    fn take<T: Into<Raw>>(&self, key: &StoreKey, event: Result<Event<T>, watcher::Error>) {
+    async fn follow_with(
+        self: &Arc<Self>,
+        client: kube::Client,
+        key: &StoreKey,
+        resource: &ApiResource,
+        config: watcher::Config,
+    ) {
+        if metadata_only(&key.kind) {
+            let api = match &key.namespace {
+                Some(namespace) => {
+                    kube::Api::<RawMetadata>::namespaced_with(client, namespace, resource)
+                }
+                None => kube::Api::all_with(client, resource),
+            };
+            let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+            while let Some(event) = events.next().await {
+                self.take(key, event);
+            }
+        } else {
+            let api = match &key.namespace {
+                Some(namespace) => kube::Api::<Raw>::namespaced_with(client, namespace, resource),
+                None => kube::Api::all_with(client, resource),
+            };
+            let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+            while let Some(event) = events.next().await {
+                self.take(key, event);
+            }
+        }
+    }
+
+    fn take<T: Into<Raw>>(self: &Arc<Self>, key: &StoreKey, event: Result<Event<T>, watcher::Error>) {
         let mut wake = BTreeSet::new();
         let mut siblings = BTreeSet::new();
         {
@@ -495,7 +563,10 @@ impl Caches {
                         tracing::info!(kind = %key.kind.kind, objects = store.held(), "the cache is ready");
                     }
                 }
-                Err(error) => wake = self.take_error(store, key, &error),
+                Err(error) => {
+                    wake = self.take_error(store, key, &error);
+                    self.suspect();
+                }
             }
             for namespace in siblings {
                 wake.extend(

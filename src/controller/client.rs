@@ -1,6 +1,7 @@
 //! Requests to the API server on plain JSON, one deadline for each call. What can pass is tried again a few times with jitter (and with
 //! the server's own `Retry-After`); what is left over is sorted by what the caller can do about it.
 
+use super::tenure::Tenure;
 use crate::object::{Kind, Object, ObjectRef};
 use crate::rollout::ListRef;
 use backon::{ExponentialBuilder, Retryable};
@@ -8,6 +9,7 @@ use http::{Method, Request, StatusCode, header};
 use kube::client::Body;
 use serde_json::Value;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Longest time for one attempt of a call.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -93,20 +95,66 @@ impl PatchType {
 /// The API server.
 #[derive(Clone)]
 pub struct KubeApi {
-    client: kube::Client,
+    clients: watch::Receiver<kube::Client>,
+    tenure: Tenure,
 }
 
 impl KubeApi {
-    /// Talks through this client, whose own retries must be off.
+    /// Talks through a client of the newest of these configurations, whose own retries must be off. The first one must be usable
+    /// ([`kube::Client::try_from`]); a later one that is not is passed over.
+    ///
+    /// # Errors
+    /// When no client can be made of the first.
+    pub fn following(mut configs: watch::Receiver<kube::Config>) -> Result<Self, kube::Error> {
+        let first = kube::Client::try_from(configs.borrow_and_update().clone())?;
+        let (sender, clients) = watch::channel(first);
+        tokio::spawn(async move {
+            while configs.changed().await.is_ok() {
+                let config = configs.borrow_and_update().clone();
+                match kube::Client::try_from(config) {
+                    Ok(client) => {
+                        let _ = sender.send(client);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the changed credentials can't be used; going on with the ones before");
+                    }
+                }
+            }
+            // Whoever listens for changes waits for ever.
+            sender.closed().await;
+        });
+        Ok(Self {
+            clients,
+            tenure: Tenure::forever(),
+        })
+    }
+
+    /// The same API server for somebody who may change things only while `tenure` holds.
     #[must_use]
-    pub fn new(client: kube::Client) -> Self {
-        Self { client }
+    pub fn fenced(mut self, tenure: Tenure) -> Self {
+        self.tenure = tenure;
+        self
     }
 
     /// The client underneath, for watches.
     #[must_use]
     pub fn client(&self) -> kube::Client {
-        self.client.clone()
+        self.clients.borrow().clone()
+    }
+
+    /// Clients as they come with new credentials; the present one counts as seen.
+    #[must_use]
+    pub fn clients(&self) -> watch::Receiver<kube::Client> {
+        let mut clients = self.clients.clone();
+        clients.borrow_and_update();
+        clients
+    }
+
+    /// Asks for nothing but an answer.
+    pub async fn greet(&self) -> Result<(), ApiError> {
+        self.call(&Method::GET, "/version", None, &Value::Null)
+            .await
+            .map(|_| ())
     }
 
     /// Reads one object.
@@ -276,9 +324,9 @@ impl KubeApi {
                 code: 0,
                 message: format!("{path}: {error}"),
             })?;
+        let client = self.client();
         let exchange = async {
-            let response = self
-                .client
+            let response = client
                 .send(request)
                 .await
                 .map_err(|error| ApiError::transient(error.to_string()))?;
@@ -300,11 +348,22 @@ impl KubeApi {
             }
             Err(sort(status, &bytes, retry_after))
         };
-        match tokio::time::timeout(CALL_DEADLINE, exchange).await {
+        let deadline = if *method == Method::GET {
+            CALL_DEADLINE
+        } else {
+            // What could arrive after the right to write is over is not sent, or given up in time.
+            self.tenure.remaining().min(CALL_DEADLINE)
+        };
+        if deadline.is_zero() {
+            return Err(ApiError::transient(format!(
+                "{method} {path}: not sent, this replica does not hold the lease"
+            )));
+        }
+        match tokio::time::timeout(deadline, exchange).await {
             Ok(result) => result,
             Err(_) => Err(ApiError::transient(format!(
-                "{method} {path}: no answer within {} s",
-                CALL_DEADLINE.as_secs()
+                "{method} {path}: no answer within {:.1} s",
+                deadline.as_secs_f64()
             ))),
         }
     }

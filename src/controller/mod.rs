@@ -22,6 +22,7 @@ mod queue;
 mod server;
 mod sources;
 mod store;
+mod tenure;
 
 pub use lease::LeaseSettings;
 pub use queue::CanaryKey;
@@ -38,6 +39,7 @@ use cache::{Caches, ReadError};
 use client::KubeApi;
 use executor::{Executor, WriteError};
 use jiff::Timestamp;
+use lease::Election;
 use metrics::{CanaryView, Telemetry};
 use queue::Queue;
 use serde_json::{Value, json};
@@ -45,13 +47,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tenure::Tenure;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// The field manager of all our writes.
 pub const FIELD_MANAGER: &str = "serin";
 
+/// Who we say we are to all servers.
+const USER_AGENT: &str = concat!("serin/", env!("CARGO_PKG_VERSION"));
+/// After so long without a byte a connection to the API server is given up.
+const SILENCE: Duration = Duration::from_secs(130);
 /// How often a decision may ask for more to read within one pass.
 const ROUNDS: usize = 8;
 /// How often a pass starts over because something changed under it.
@@ -78,6 +85,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Webhook that is told every event of canaries without event webhooks of their own.
     pub event_webhook: Option<String>,
+    /// Name of this replica, such as its pod's; the API server's audit log tells replicas apart by it.
+    pub replica: String,
     /// Set to work only while holding a lease.
     pub lease: Option<LeaseSettings>,
 }
@@ -97,6 +106,9 @@ pub enum ControllerError {
     /// The port is taken, or the address is not ours.
     #[error("can't listen on {0}: {1}; choose another -port or --bind-address")]
     Listen(SocketAddr, #[source] std::io::Error),
+    /// The system gives no thread for the election.
+    #[error("no thread for leader election: {0}")]
+    Thread(#[source] std::io::Error),
     /// Another replica may be at work now.
     #[error("the lease {0} was lost; stopping, so that two controllers never work on one canary")]
     LeaseLost(String),
@@ -132,28 +144,27 @@ struct Controller {
     executor: Executor,
     asker: Arc<Asker>,
     announcer: Announcer,
+    tenure: Tenure,
     telemetry: Arc<Telemetry>,
     memories: Mutex<HashMap<CanaryKey, Memory>>,
 }
 
-/// Runs until `stop`, then lets running passes end and sends what waits.
+/// Runs until `stop`, then lets running passes end and sends what waits. `configs` brings newer credentials while it runs.
 pub async fn run(
-    config: kube::Config,
+    configs: watch::Receiver<kube::Config>,
     options: Options,
     stop: CancellationToken,
 ) -> Result<(), ControllerError> {
-    let mut config = config;
-    // Our own calls retry in one place, with the server's Retry-After.
-    config.default_retry = false;
-    let user_agent = concat!("serin/", env!("CARGO_PKG_VERSION"));
-    config.headers.push((
-        http::header::USER_AGENT,
-        http::HeaderValue::from_static(user_agent),
-    ));
-    let client = kube::Client::try_from(config.clone())
-        .map_err(|error| ControllerError::Client(Box::new(error)))?;
-    let api = KubeApi::new(client);
-    let hooks = Hooks::new(user_agent).map_err(ControllerError::Http)?;
+    let configs = tuned(configs, &options.replica);
+    // A replica that waits for the lease keeps its caches warm and changes nothing.
+    let tenure = match &options.lease {
+        None => Tenure::forever(),
+        Some(_) => Tenure::none(),
+    };
+    let api = KubeApi::following(configs.clone())
+        .map_err(|error| ControllerError::Client(Box::new(error)))?
+        .fenced(tenure.clone());
+    let hooks = Hooks::new(USER_AGENT).map_err(ControllerError::Http)?;
     let providers = Providers::new(Timing::default())
         .map_err(|error| ControllerError::Providers(error.to_string()))?;
     let telemetry = Arc::new(Telemetry::new(&options.settings.mesh_provider));
@@ -178,27 +189,12 @@ pub async fn run(
     caches.start();
 
     let lost = CancellationToken::new();
-    let lease = match &options.lease {
-        None => None,
-        Some(settings) => {
-            // Its own client: a storm of other requests must not keep a lease from being renewed.
-            let client = kube::Client::try_from(config)
-                .map_err(|error| ControllerError::Client(Box::new(error)))?;
-            if let Some(lease) = lease::acquire(
-                KubeApi::new(client),
-                settings.clone(),
-                lost.clone(),
-                stop.clone(),
-            )
-            .await
-            {
-                Some(lease)
-            } else {
-                server_stop.cancel();
-                return Ok(());
-            }
-        }
-    };
+    let election = options
+        .lease
+        .clone()
+        .map(|settings| Election::start(configs, settings, tenure.clone(), lost.clone()))
+        .transpose()
+        .map_err(ControllerError::Thread)?;
 
     let notices = TaskTracker::new();
     let announcer = Announcer::start(
@@ -214,13 +210,19 @@ pub async fn run(
         queue: Arc::clone(&queue),
         executor: Executor::new(api, Arc::clone(&caches), Arc::clone(&telemetry)),
         asker: Asker::new(Arc::clone(&queue), hooks, metrics),
-        caches,
+        caches: Arc::clone(&caches),
         announcer,
+        tenure: tenure.clone(),
         telemetry,
         memories: Mutex::default(),
     });
+    let began = tokio::spawn(async move {
+        tenure.gained().await;
+        caches.wake_all();
+    });
 
     let passes = controller.work(options.threadiness, &lost, &stop).await;
+    began.abort();
     if lost.is_cancelled() {
         // Passes are dropped where they stand; the next holder repairs from status.
         return Err(ControllerError::LeaseLost(
@@ -231,12 +233,44 @@ pub async fn run(
         ));
     }
     finish(controller, passes, notices).await;
-    if let Some(lease) = lease {
-        lease.release().await;
+    if let Some(election) = election {
+        election.release().await;
     }
     server_stop.cancel();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The configurations with what all our clients have in common.
+fn tuned(
+    mut configs: watch::Receiver<kube::Config>,
+    replica: &str,
+) -> watch::Receiver<kube::Config> {
+    let user_agent = http::HeaderValue::from_str(&format!("{USER_AGENT} ({replica})"))
+        .unwrap_or(http::HeaderValue::from_static(USER_AGENT));
+    let tune = move |mut config: kube::Config| {
+        // Our own calls retry in one place, with the server's Retry-After.
+        config.default_retry = false;
+        // The API server sends a bookmark about once a minute on each watch: two missed ones, and the connection is given up.
+        config.read_timeout = Some(SILENCE);
+        config.reset_reader_on_write = true;
+        config
+            .headers
+            .push((http::header::USER_AGENT, user_agent.clone()));
+        config
+    };
+    let first = tune(configs.borrow_and_update().clone());
+    let (sender, tuned) = watch::channel(first);
+    tokio::spawn(async move {
+        while configs.changed().await.is_ok() {
+            let config = tune(configs.borrow_and_update().clone());
+            if sender.send(config).is_err() {
+                return;
+            }
+        }
+        sender.closed().await;
+    });
+    tuned
 }
 
 /// Lets running passes end and sends what waits, within bounds.
@@ -368,7 +402,18 @@ impl Controller {
             let Some(object) = self.caches.canary(key) else {
                 return Next::Gone;
             };
-            let canary = match Canary::decode(object.value()) {
+            let canary = Canary::decode(object.value());
+            if !self.tenure.holds() {
+                // Reading what a decision wants is what keeps the caches warm; all canaries are woken when the lease is ours.
+                return match canary {
+                    Ok(canary) => match self.think(key, &object, &Arc::new(canary)).await {
+                        Ok(_) => Next::Sleep(None),
+                        Err(next) => next,
+                    },
+                    Err(_) => Next::Sleep(None),
+                };
+            }
+            let canary = match canary {
                 Ok(canary) => Arc::new(canary),
                 Err(error) => return self.tell_invalid(key, &object, &error.to_string()).await,
             };

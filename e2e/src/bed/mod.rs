@@ -16,6 +16,7 @@ pub mod parts;
 pub mod pki;
 pub mod process;
 pub mod timeline;
+pub mod weather;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

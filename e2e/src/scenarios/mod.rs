@@ -1,4 +1,5 @@
 //! The stories that are told on a bed, and the table of them.
+mod availability;
 mod custom_resources;
 mod economy;
 mod examples;
@@ -264,6 +265,30 @@ pub const ALL: &[Scenario] = &[
         "killed-controller",
         rollouts::killed_controller,
         "a controller killed ten times in one rollout takes each step once and loses nothing"
+    ),
+    scenario!(
+        Alone,
+        "leader-killed",
+        availability::leader_killed,
+        "a killed leader is followed within 5 s after its lease, one that stops at once; one writes at a time, nothing is lost"
+    ),
+    scenario!(
+        Alone,
+        "leader-frozen",
+        availability::leader_frozen,
+        "a leader that is frozen for longer than its lease wakes up, writes nothing and ends; nothing is lost"
+    ),
+    scenario!(
+        Alone,
+        "leader-cut",
+        availability::leader_cut,
+        "a leader cut off from the API server ends itself before the next one begins; nothing is lost"
+    ),
+    scenario!(
+        Alone,
+        "api-trouble",
+        availability::api_server_trouble,
+        "an API server that is crowded, slow, forgetful, away or restarted is waited for, and rollouts go on"
     ),
     scenario!(
         Alone,

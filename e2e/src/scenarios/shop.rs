@@ -33,14 +33,20 @@ pub async fn serin(bed: &Bed) -> Result<()> {
 
 /// A controller with the bed's addresses, ready for work.
 pub fn start_serin(bed: &Bed) -> Result<Process> {
-    bed.start_serin([
+    start_serin_with(bed, &[])
+}
+
+/// The same with further arguments.
+pub fn start_serin_with(bed: &Bed, more: &[&str]) -> Result<Process> {
+    let arguments = [
         "--metrics-server",
         PROMETHEUS,
         "--mesh-provider",
         "gatewayapi:v1",
         "--log-level",
         "debug",
-    ])
+    ];
+    bed.start_serin(arguments.into_iter().chain(more.iter().copied()))
 }
 
 /// What differs from shop to shop; the rest is the same.
