@@ -250,7 +250,10 @@ async fn send(api: &KubeApi, event: &EventToSend, telemetry: &Telemetry) {
                 telemetry.wrote("create", &EVENT, "ok");
                 return;
             }
-            Err(error @ ApiError::Transient { .. }) if attempt < ATTEMPTS => {
+            // An API server that has just started may not know yet who may do what.
+            Err(error @ (ApiError::Transient { .. } | ApiError::Refused { code: 403, .. }))
+                if attempt < ATTEMPTS =>
+            {
                 tracing::debug!(%error, "an event could not be sent and is sent again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use jiff::Timestamp;
 use kube::core::{ApiResource, DynamicResourceScope, Resource};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -30,6 +31,32 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const GREETING_PERIOD: Duration = Duration::from_secs(5);
 /// How often a list that changes while it is read is read again.
 const LIST_ATTEMPTS: usize = 4;
+
+/// The waits of a watch that breaks again and again: from half a second to eight, with jitter. A minute's peace starts them over; a list
+/// that succeeded does not, or a server that breaks each watch off would be listed all the time.
+#[derive(Default)]
+struct Patience {
+    failures: u32,
+    last: Option<std::time::Instant>,
+}
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let calm = self
+            .last
+            .is_none_or(|last| last.elapsed() > Duration::from_mins(1));
+        self.failures = if calm { 0 } else { self.failures + 1 };
+        self.last = Some(std::time::Instant::now());
+        let full = Duration::from_millis(500 << self.failures.min(4));
+        Some(full.mul_f64(rand::random_range(0.75..=1.0)))
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {}
+}
 
 /// An object as JSON with just enough typed metadata for the watch.
 #[derive(Clone, Debug)]
@@ -180,7 +207,7 @@ impl Caches {
         drop(unreachable);
         let caches = Arc::clone(self);
         tokio::spawn(async move {
-            while let Err(error) = caches.api.greet().await {
+            while let Err(error @ ApiError::Transient { .. }) = caches.api.greet().await {
                 tracing::debug!(%error, "the API server does not answer");
                 tokio::time::sleep(GREETING_PERIOD.mul_f64(rand::random_range(0.8..1.2))).await;
             }
@@ -503,7 +530,7 @@ impl Caches {
                 }
                 None => kube::Api::all_with(client, resource),
             };
-            let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+            let mut events = std::pin::pin!(watcher(api, config).backoff(Patience::default()));
             while let Some(event) = events.next().await {
                 self.take(key, event);
             }
@@ -512,7 +539,7 @@ impl Caches {
                 Some(namespace) => kube::Api::<Raw>::namespaced_with(client, namespace, resource),
                 None => kube::Api::all_with(client, resource),
             };
-            let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+            let mut events = std::pin::pin!(watcher(api, config).backoff(Patience::default()));
             while let Some(event) = events.next().await {
                 self.take(key, event);
             }

@@ -36,7 +36,7 @@ use crate::rollout::{Decision, Settings, Sibling, Snapshot, Tally, Want, decide}
 use announcer::Announcer;
 use asker::Asker;
 use cache::{Caches, ReadError};
-use client::KubeApi;
+use client::{ApiError, KubeApi};
 use executor::{Executor, WriteError};
 use jiff::Timestamp;
 use lease::Election;
@@ -65,6 +65,8 @@ const ROUNDS: usize = 8;
 const CONFLICTS: usize = 5;
 /// Least wait after a write that the API server refused.
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
+/// Least wait after the first write that was forbidden.
+const FORBIDDEN_WAIT: Duration = Duration::from_secs(2);
 /// How long a canary waits for a cache that isn't ready before it looks again by itself.
 const NOT_READY_WAIT: Duration = Duration::from_secs(10);
 /// Passes in a row that wrote something before the canary is slowed down: a decision that never comes to rest must not flood the API server.
@@ -135,6 +137,8 @@ struct Memory {
     wants: BTreeSet<Want>,
     restless: u32,
     refusal: Option<String>,
+    /// The last write was forbidden, for the first time.
+    forbidden: bool,
 }
 
 struct Controller {
@@ -430,7 +434,10 @@ impl Controller {
                 .await
             {
                 Ok(wrote) => {
-                    self.with_memory(key, |memory| memory.refusal = None);
+                    self.with_memory(key, |memory| {
+                        memory.refusal = None;
+                        memory.forbidden = false;
+                    });
                     return if wrote {
                         Next::Again
                     } else {
@@ -447,6 +454,14 @@ impl Controller {
                 Err(error @ WriteError::Transient(..)) => {
                     tracing::warn!(canary = %key, %error, "trying again later");
                     return Next::BackOff(Duration::ZERO);
+                }
+                Err(error @ WriteError::Refused(_, ApiError::Refused { code: 403, .. }))
+                    if !self
+                        .with_memory(key, |memory| std::mem::replace(&mut memory.forbidden, true)) =>
+                {
+                    // An API server that has just started may not know yet who may do what: believed the second time.
+                    tracing::warn!(canary = %key, %error, "trying once more");
+                    return Next::BackOff(FORBIDDEN_WAIT);
                 }
                 Err(error @ (WriteError::Refused(..) | WriteError::Pruned(_))) => {
                     self.tell_refused(key, &error).await;

@@ -73,7 +73,10 @@ pub static CONFIG_TRACKING: &[Grant] = &[
 ];
 
 /// In addition with `-enable-leader-election`, in the namespace of the lease alone.
-pub static LEADER_ELECTION: &[Grant] = &[on(lease::LEASE, &["get", "create", "update"])];
+pub static LEADER_ELECTION: &[Grant] = &[on(
+    lease::LEASE,
+    &["get", "list", "watch", "create", "update"],
+)];
 
 /// In addition for each router, by the first part of its provider name: `gatewayapi` stands for `gatewayapi:v1` and all others that
 /// begin so.

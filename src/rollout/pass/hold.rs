@@ -99,7 +99,9 @@ impl<'a> Pass<'a> {
         let (known_since, due) = self.run_ref().map_or((None, None), |run| {
             (run.no_data_since, run.next_check_at.or(run.started_at))
         });
-        let since = known_since.or(due).unwrap_or(self.now);
+        // Time in which nobody looked, because the controller was away, says nothing about the data.
+        let seen = due.filter(|due| !self.is_past(Some(*due), self.interval() * 2));
+        let since = known_since.or(seen).unwrap_or(self.now);
         if known_since.is_none() && !self.is_past(due, self.interval()) {
             // Pods that have just got their first requests may not have been scraped yet: one silent round is nothing to tell of.
             return;

@@ -249,6 +249,12 @@ spec:
         self.run_until_calm()
     }
 
+    /// Lets time go by in which there is no controller.
+    pub fn sleep(&mut self, seconds: i64) -> &mut Self {
+        self.now += SignedDuration::from_secs(seconds);
+        self
+    }
+
     /// Lets time go by until the phase is reached, from one moment that a decision asked for to the next.
     pub fn run_until(&mut self, phase: Phase) -> &mut Self {
         self.run_until_calm();

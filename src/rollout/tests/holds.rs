@@ -108,6 +108,18 @@ fn without_data_beyond_the_deadline_the_run_ends_on_the_safe_side() {
     assert_eq!(cluster.outcomes(), ["RolledBack"]);
 }
 
+#[test]
+fn the_time_in_which_the_controller_was_away_is_not_time_without_data() {
+    let mut cluster = progressing(MEASURED);
+    cluster.answer_metric(SUCCESS_RATE, Measurement::NoData("no series".to_owned()));
+    cluster.sleep(3600).run_until_calm();
+    cluster.advance(20);
+    assert_eq!(cluster.phase(), Phase::Progressing);
+    assert_eq!(cluster.split(), Some((80, 20)));
+    cluster.answer_metric(SUCCESS_RATE, Measurement::Value(100.0));
+    cluster.run_until(Phase::Succeeded);
+}
+
 /// Each gate, with and without a longest stay.
 #[test]
 fn a_gate_waits_for_ever_or_until_its_timeout() {
