@@ -74,7 +74,10 @@ impl Credentials {
                         let _ = sender.send(config);
                     }
                     Err(error) => {
-                        tracing::warn!(error = format!("{error:#}"), "the credentials changed on disk and can't be read; going on with those before");
+                        tracing::warn!(
+                            error = format!("{error:#}"),
+                            "the credentials changed on disk and can't be read; going on with those before"
+                        );
                     }
                 }
             }
@@ -114,11 +117,21 @@ fn named_in(path: &Path) -> Vec<PathBuf> {
     let Ok(kubeconfig) = Kubeconfig::read_from(path) else {
         return Vec::new();
     };
-    let clusters = kubeconfig.clusters.into_iter().filter_map(|named| named.cluster);
-    let users = kubeconfig.auth_infos.into_iter().filter_map(|named| named.auth_info);
+    let clusters = kubeconfig
+        .clusters
+        .into_iter()
+        .filter_map(|named| named.cluster);
+    let users = kubeconfig
+        .auth_infos
+        .into_iter()
+        .filter_map(|named| named.auth_info);
     clusters
         .filter_map(|cluster| cluster.certificate_authority)
-        .chain(users.flat_map(|user| [user.client_certificate, user.client_key].into_iter().flatten()))
+        .chain(users.flat_map(|user| {
+            [user.client_certificate, user.client_key]
+                .into_iter()
+                .flatten()
+        }))
         .map(PathBuf::from)
         .collect()
 }

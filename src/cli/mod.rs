@@ -2,8 +2,8 @@
 //! Go programs, so Flagger's arguments can be taken over as they are.
 
 mod controller;
-mod credentials;
 mod crd;
+mod credentials;
 mod rbac;
 mod simulate;
 

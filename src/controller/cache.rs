@@ -9,8 +9,8 @@ use super::store::{Lookup, Name, Phase, Store, metadata_only, name_of};
 use crate::object::{Kind, Object, ObjectRef, Reading, kinds};
 use crate::rollout::{ListRef, Listing, Want};
 use futures::StreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{ApiResource, DynamicResourceScope, Resource};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
@@ -546,7 +546,11 @@ impl Caches {
         }
     }
 
-    fn take<T: Into<Raw>>(self: &Arc<Self>, key: &StoreKey, event: Result<Event<T>, watcher::Error>) {
+    fn take<T: Into<Raw>>(
+        self: &Arc<Self>,
+        key: &StoreKey,
+        event: Result<Event<T>, watcher::Error>,
+    ) {
         let mut wake = BTreeSet::new();
         let mut siblings = BTreeSet::new();
         {

@@ -14,8 +14,8 @@ use crate::object::{Kind, Object};
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
-use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
 use std::fmt;
 use std::time::Duration;
@@ -165,8 +165,7 @@ impl Candidate {
     /// Waits until the lease is ours, and says since when; nothing if `stop` came first.
     async fn wait(&self, stop: &CancellationToken) -> Option<Moment> {
         let settings = &self.settings;
-        let leases =
-            kube::Api::<LeaseObject>::namespaced(self.api.client(), &settings.namespace);
+        let leases = kube::Api::<LeaseObject>::namespaced(self.api.client(), &settings.namespace);
         let config = watcher::Config::default()
             .timeout(60)
             .fields(&format!("metadata.name={}", settings.name));

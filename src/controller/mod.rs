@@ -456,8 +456,9 @@ impl Controller {
                     return Next::BackOff(Duration::ZERO);
                 }
                 Err(error @ WriteError::Refused(_, ApiError::Refused { code: 403, .. }))
-                    if !self
-                        .with_memory(key, |memory| std::mem::replace(&mut memory.forbidden, true)) =>
+                    if !self.with_memory(key, |memory| {
+                        std::mem::replace(&mut memory.forbidden, true)
+                    }) =>
                 {
                     // An API server that has just started may not know yet who may do what: believed the second time.
                     tracing::warn!(canary = %key, %error, "trying once more");

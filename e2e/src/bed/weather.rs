@@ -113,11 +113,15 @@ async fn pass(
     body: Body,
 ) -> Result<Response<Body>, StatusCode> {
     let mut sky = inner.sky.clone();
-    passable(&mut sky).await.map_err(|_| StatusCode::BAD_GATEWAY)?;
+    passable(&mut sky)
+        .await
+        .map_err(|_| StatusCode::BAD_GATEWAY)?;
     let number = inner
         .requests
         .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let is_watch = uri.query().is_some_and(|query| query.contains("watch=true") || query.contains("watch=1"));
+    let is_watch = uri
+        .query()
+        .is_some_and(|query| query.contains("watch=true") || query.contains("watch=1"));
     let now = *sky.borrow();
     match now {
         Sky::Crowded if number % 3 == 0 => return too_many(),
@@ -142,14 +146,20 @@ async fn pass(
         .send(request)
         .await
         .map_err(|_| StatusCode::BAD_GATEWAY)?;
-    passable(&mut sky).await.map_err(|_| StatusCode::BAD_GATEWAY)?;
+    passable(&mut sky)
+        .await
+        .map_err(|_| StatusCode::BAD_GATEWAY)?;
     let (parts, body) = answer.into_parts();
     let chunks = Box::pin(Body::new(body).into_data_stream());
     let stream = futures::stream::unfold(Some((chunks, sky)), move |state| async move {
         let (mut chunks, mut sky) = state?;
         loop {
             let now = *sky.borrow_and_update();
-            let patience = if now == Sky::Forgetful && is_watch { MEMORY } else { Duration::MAX };
+            let patience = if now == Sky::Forgetful && is_watch {
+                MEMORY
+            } else {
+                Duration::MAX
+            };
             tokio::select! {
                 biased;
                 Ok(()) = sky.changed() => {
@@ -167,7 +177,13 @@ async fn pass(
     });
     let mut response = Response::builder().status(parts.status);
     for (name, value) in &parts.headers {
-        if ![header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION].contains(name) {
+        if ![
+            header::CONTENT_LENGTH,
+            header::TRANSFER_ENCODING,
+            header::CONNECTION,
+        ]
+        .contains(name)
+        {
             response = response.header(name, value);
         }
     }

@@ -31,7 +31,9 @@ fn arguments() -> Vec<&'static str> {
 
 /// The user agent's part that tells replicas apart: the bed names them `serin-1`, `serin-2`, ….
 fn by(request: &Request, replica: &Process) -> bool {
-    request.user_agent.contains(&format!("({})", replica.name()))
+    request
+        .user_agent
+        .contains(&format!("({})", replica.name()))
 }
 
 /// Whether a request changes something that a canary is about.
@@ -48,7 +50,11 @@ async fn wait_log(bed: &Bed, replica: &Process, text: &str) -> Result<()> {
     bed.wait(
         &format!("{} to say {text:?}", replica.name()),
         PATIENCE,
-        async || Ok(std::fs::read_to_string(replica.log())?.contains(text).then_some(())),
+        async || {
+            Ok(std::fs::read_to_string(replica.log())?
+                .contains(text)
+                .then_some(()))
+        },
     )
     .await
 }
@@ -70,8 +76,14 @@ fn one_after_the_other(
             .collect()
     };
     let (before, after) = (writes(old), writes(new));
-    let last = before.into_iter().max().context("the first leader wrote nothing")?;
-    let first = after.into_iter().min().context("the second leader wrote nothing")?;
+    let last = before
+        .into_iter()
+        .max()
+        .context("the first leader wrote nothing")?;
+    let first = after
+        .into_iter()
+        .min()
+        .context("the second leader wrote nothing")?;
     ensure!(
         last < first,
         "{} wrote at {last}, after {} had begun at {first}",
@@ -97,7 +109,10 @@ pub async fn leader_killed(bed: &Bed) -> Result<()> {
     first.kill9().await?;
     wait_leading(bed, &second).await?;
     let took = killed.elapsed();
-    ensure!(took <= TERM + TAKE_OVER, "{name} was followed after {took:?}");
+    ensure!(
+        took <= TERM + TAKE_OVER,
+        "{name} was followed after {took:?}"
+    );
     let third = shop::start_serin_with(bed, &arguments())?;
     wait_log(bed, &third, "waiting for the lease").await?;
     shop.wait_weight(40).await?;
@@ -125,7 +140,11 @@ pub async fn leader_killed(bed: &Bed) -> Result<()> {
         .collect();
     let mut runs = order.clone();
     runs.dedup();
-    ensure!(runs.len() == 3, "writers took turns: {runs:?}; see {}", log.display());
+    ensure!(
+        runs.len() == 3,
+        "writers took turns: {runs:?}; see {}",
+        log.display()
+    );
     third.stop().await?;
     flawless(&shop.close().await?)
 }
@@ -170,7 +189,10 @@ pub async fn leader_frozen(bed: &Bed) -> Result<()> {
     shop.wait_weight(40).await?;
     first.resume()?;
     let status = first.wait().await?;
-    ensure!(exit_code(status) == 1, "a leader that lost its lease ends with 1, not {status}");
+    ensure!(
+        exit_code(status) == 1,
+        "a leader that lost its lease ends with 1, not {status}"
+    );
     shop.wait_phase("Succeeded").await?;
     let (last, begin) = one_after_the_other(bed, mark, &first, &second)?;
     println!(
@@ -198,8 +220,14 @@ pub async fn leader_cut(bed: &Bed) -> Result<()> {
     weather.set(Sky::Silent);
     let status = first.wait().await?;
     let ended = cut.elapsed();
-    ensure!(exit_code(status) == 1, "a leader that lost its lease ends with 1, not {status}");
-    ensure!(ended < TERM, "it noticed after {ended:?}, when another one may have begun");
+    ensure!(
+        exit_code(status) == 1,
+        "a leader that lost its lease ends with 1, not {status}"
+    );
+    ensure!(
+        ended < TERM,
+        "it noticed after {ended:?}, when another one may have begun"
+    );
     wait_leading(bed, &second).await?;
     let took = cut.elapsed();
     ensure!(took <= TERM + TAKE_OVER, "it was followed after {took:?}");
@@ -240,7 +268,10 @@ pub async fn api_server_trouble(bed: &Bed) -> Result<()> {
     wait_readiness(bed, &serin, 503).await?;
     let away = Instant::now();
     while away.elapsed() < Duration::from_secs(20) {
-        ensure!(shop.route().await?.1 <= 20, "the weights moved while the API server was away");
+        ensure!(
+            shop.route().await?.1 <= 20,
+            "the weights moved while the API server was away"
+        );
         serin.expect_running()?;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
