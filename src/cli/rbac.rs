@@ -17,7 +17,7 @@ pub struct RbacArguments {
     /// Routers in use, separated by commas, such as gatewayapi,kubernetes. Default: all that there are.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     providers: Vec<String>,
-    /// Print a Role in place of a ClusterRole, for a controller that watches one namespace (-namespace).
+    /// Print a `Role` in place of a `ClusterRole`, for a controller that watches one namespace (-namespace).
     #[arg(long)]
     namespaced: bool,
     /// Namespaces that the controller watches, separated by commas: prints a Role for each.
