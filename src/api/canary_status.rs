@@ -296,6 +296,32 @@ pub struct Run {
     /// What the run is doing and why, in a sentence for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Why pods of the side that is waited for, or that failed, did not run, the most frequent first, five at most. Empty while all is well.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pod_failures: Vec<PodFailure>,
+}
+
+/// One way in which pods failed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodFailure {
+    /// What the cluster calls it, such as CrashLoopBackOff, ImagePullBackOff, Unschedulable or NotReady.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Name of the container. Absent where it is about the whole pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// How many pods failed so.
+    pub pods: i64,
+    /// How the container ended last, such as OOMKilled, where that says more than the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminated: Option<String>,
+    /// Exit code of the container when it ended last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
+    /// What the container or the cluster said last, 200 characters at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// A traffic split in percent; the two sum to 100.

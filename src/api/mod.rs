@@ -54,7 +54,7 @@ pub use canary_service::{
     IntOrString, MirrorBackendRef, MirrorFilter, Retries, Rewrite, StringMatch, UnmanagedMetadata,
 };
 pub use canary_status::{
-    CanaryStatus, Condition, ConditionStatus, Deletion, MetricStatus, Phase, Promoted, Run,
+    CanaryStatus, Condition, ConditionStatus, Deletion, MetricStatus, Phase, PodFailure, Promoted, Run,
     RunOutcome, RunWeights, Verdict, condition_type,
 };
 pub use decode::DecodeError;

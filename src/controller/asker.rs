@@ -1,10 +1,13 @@
 //! Asks what decisions need to know: metrics queries and webhooks, concurrently, each with its own deadline. A question is asked once;
 //! its answer is kept for the passes to come, until newer answers of the same canary push it out or the canary goes.
 
+use super::client::KubeApi;
 use super::queue::{CanaryKey, Queue};
 use super::sources::MetricSources;
+use crate::api::PodFailure;
 use crate::hooks::Hooks;
-use crate::rollout::{Finding, HookAnswer, HookCall, Need, Request};
+use crate::rollout::{Finding, HookAnswer, HookCall, ListRef, Need, Request};
+use crate::workload::pods;
 use jiff::Timestamp;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +21,8 @@ const QUERIES: usize = 32;
 const CALLS: usize = 256;
 /// What a call may take beyond its attempts: the waits between them.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// What a list of pods may take, tries included.
+const LISTING: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 struct Case {
@@ -29,6 +34,7 @@ struct Case {
 pub struct Asker {
     cases: Mutex<HashMap<String, Case>>,
     queue: Arc<Queue>,
+    api: KubeApi,
     hooks: Hooks,
     metrics: MetricSources,
     queries: Semaphore,
@@ -38,10 +44,16 @@ pub struct Asker {
 impl Asker {
     /// Wakes canaries in `queue` when their questions are answered.
     #[must_use]
-    pub fn new(queue: Arc<Queue>, hooks: Hooks, metrics: MetricSources) -> Arc<Self> {
+    pub fn new(
+        api: KubeApi,
+        queue: Arc<Queue>,
+        hooks: Hooks,
+        metrics: MetricSources,
+    ) -> Arc<Self> {
         Arc::new(Self {
             cases: Mutex::default(),
             queue,
+            api,
             hooks,
             metrics,
             queries: Semaphore::new(QUERIES),
@@ -107,6 +119,13 @@ impl Asker {
                     at: Timestamp::now(),
                 })
             }
+            Request::Pods(list) => {
+                let failures = tokio::time::timeout(LISTING, self.list_pods(&list))
+                    .await
+                    .unwrap_or_else(|_| Err("the API server did not answer in time".to_owned()));
+                tracing::debug!(%canary, ?failures, "pods listed");
+                Some(Finding::Pods(failures))
+            }
             Request::Hook(call) => {
                 let _permit = self.calls.acquire().await.ok()?;
                 let deadline =
@@ -118,6 +137,13 @@ impl Asker {
                 Some(Finding::Hook(answer))
             }
         }
+    }
+
+    async fn list_pods(&self, list: &ListRef) -> Result<Vec<PodFailure>, String> {
+        let found = self.api.list_some(list, pods::MOST_PODS).await;
+        found
+            .map(|found| pods::failures(&found))
+            .map_err(|error| error.to_string())
     }
 
     fn keep(&self, uid: &str, canary: &CanaryKey, key: String, finding: Option<Finding>) {

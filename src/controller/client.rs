@@ -169,19 +169,7 @@ impl KubeApi {
         let mut objects = Vec::new();
         let mut next = String::new();
         loop {
-            let mut path = format!(
-                "{}?limit={PAGE}",
-                collection_path(&list.kind, &list.namespace)
-            );
-            if !list.labels.is_empty() {
-                let selector: Vec<String> = list
-                    .labels
-                    .iter()
-                    .map(|(key, value)| format!("{key}={value}"))
-                    .collect();
-                path.push_str("&labelSelector=");
-                path.push_str(&query_escape(&selector.join(",")));
-            }
+            let mut path = page_path(list, PAGE);
             if !next.is_empty() {
                 path.push_str("&continue=");
                 path.push_str(&query_escape(&next));
@@ -198,6 +186,19 @@ impl KubeApi {
                 return Ok(objects);
             }
         }
+    }
+
+    /// Reads the first objects of a list, so many at most, in one request.
+    pub async fn list_some(&self, list: &ListRef, most: usize) -> Result<Vec<Object>, ApiError> {
+        let path = page_path(list, most);
+        let mut page = self.call(&Method::GET, &path, None, &Value::Null).await?;
+        let Value::Array(items) = page["items"].take() else {
+            return Ok(Vec::new());
+        };
+        Ok(items
+            .into_iter()
+            .map(|item| typed(item, &list.kind))
+            .collect())
     }
 
     /// Creates an object; the body carries its name.
@@ -415,6 +416,24 @@ fn typed(mut value: Value, kind: &Kind) -> Object {
         map.insert("kind".to_owned(), Value::String(kind.kind.to_string()));
     }
     Object::new(value)
+}
+
+/// The first page of a list.
+fn page_path(list: &ListRef, most: usize) -> String {
+    let mut path = format!(
+        "{}?limit={most}",
+        collection_path(&list.kind, &list.namespace)
+    );
+    if !list.labels.is_empty() {
+        let selector: Vec<String> = list
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        path.push_str("&labelSelector=");
+        path.push_str(&query_escape(&selector.join(",")));
+    }
+    path
 }
 
 fn collection_path(kind: &Kind, namespace: &str) -> String {

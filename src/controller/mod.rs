@@ -212,8 +212,8 @@ pub async fn run(
     let controller = Arc::new(Controller {
         settings: Arc::new(options.settings.clone()),
         queue: Arc::clone(&queue),
+        asker: Asker::new(api.clone(), Arc::clone(&queue), hooks, metrics),
         executor: Executor::new(api, Arc::clone(&caches), Arc::clone(&telemetry)),
-        asker: Asker::new(Arc::clone(&queue), hooks, metrics),
         caches: Arc::clone(&caches),
         announcer,
         tenure: tenure.clone(),

@@ -1,7 +1,9 @@
-//! What a decision needs to know from outside: measurements and the answers of hooks. A need has a key that is the same in every
+//! What a decision needs to know from outside: measurements, the answers of hooks, and why pods don't run. A need has a key that is the same in every
 //! pass of the same check, so that a question is asked once and its answer finds its place.
 
+use super::snapshot::ListRef;
 use crate::analysis::{Measurement, MetricQuery};
+use crate::api::PodFailure;
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -23,6 +25,8 @@ pub enum Request {
     Metric(Box<MetricQuery>),
     /// A webhook call.
     Hook(Box<HookCall>),
+    /// Why the pods of one side don't run: one list of at most [`crate::workload::pods::MOST_PODS`] of them.
+    Pods(Box<ListRef>),
 }
 
 /// A call of one webhook of the canary, by chapter 2.8 of Flagger's behaviour.
@@ -70,6 +74,8 @@ pub enum Finding {
     },
     /// Of a webhook.
     Hook(HookAnswer),
+    /// Of a list of pods; the text says why there was no answer.
+    Pods(Result<Vec<PodFailure>, String>),
 }
 
 /// How a webhook answered.

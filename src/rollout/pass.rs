@@ -8,6 +8,7 @@ mod hold;
 mod idle;
 mod initialise;
 mod promote;
+mod reasons;
 mod record;
 mod rollback;
 mod tell;

@@ -1,9 +1,9 @@
 //! The facts that a decision stands on, read once from the snapshot: the target and its revision, the primary, how many endpoints
 //! each side has, what the route says. What can't be read or carried out becomes an [`Obstacle`] that says so.
 
-use super::snapshot::Snapshot;
+use super::snapshot::{ListRef, Snapshot};
 use crate::api::Canary;
-use crate::object::{Endpoints, Object, ObjectRef, Reading};
+use crate::object::{Endpoints, Object, ObjectRef, Reading, kinds};
 use crate::routing::{self, Observed, RouteError, Router};
 use crate::workload::configs::{self, ConfigReference, Tracking};
 use crate::workload::{
@@ -168,6 +168,20 @@ impl<'a> View<'a> {
             },
             readiness => readiness,
         }
+    }
+
+    /// The pods of a side, as its workload selects them; `None` for a target without pods, or without labels to find them by.
+    pub fn pods(&self, side: Side) -> Option<ListRef> {
+        let workload = match side {
+            Side::Primary => self.primary.object()?,
+            Side::Canary => self.target.as_ref(),
+        };
+        let labels = workload.string_map("/spec/selector/matchLabels");
+        (!labels.is_empty()).then(|| ListRef {
+            kind: kinds::POD,
+            namespace: self.canary.metadata.namespace.clone(),
+            labels,
+        })
     }
 
     /// Whether the data plane is seen to carry what the route object says.

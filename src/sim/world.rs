@@ -1170,6 +1170,7 @@ impl World {
                 "acceptance" if dark => HookAnswer::Refused("no answer".to_owned()),
                 _ => HookAnswer::Passed,
             }),
+            Request::Pods(_) => Finding::Pods(Ok(Vec::new())),
             Request::Metric(query) => {
                 let measurement = if silent {
                     Measurement::Error("connection refused".to_owned())

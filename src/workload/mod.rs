@@ -213,6 +213,7 @@ mod deployment;
 mod metadata;
 mod ownership;
 mod pod_template;
+pub mod pods;
 pub mod revision;
 pub mod service_target;
 pub mod services;

@@ -2,6 +2,7 @@
 
 use super::gates::end_wait;
 use super::hold::{WAIT_CANARY, WAIT_PRIMARY};
+use super::reasons::with_reasons;
 use super::{Pass, clear_wait, split_of, weights};
 use crate::api::{FailureMode, HookType, Phase, Run, Strategy, Verdict};
 use crate::rollout::checks;
@@ -53,7 +54,11 @@ impl<'a> Pass<'a> {
             } else {
                 "Superseded"
             };
-            let cause = old.message.clone().filter(|_| outcome == "RolledBack");
+            let cause = old
+                .message
+                .as_ref()
+                .filter(|_| outcome == "RolledBack")
+                .map(|cause| with_reasons(Some(&old), cause));
             let cause = cause.unwrap_or_else(|| {
                 "A newer revision came before this one was judged to the end.".to_owned()
             });
@@ -104,6 +109,7 @@ impl<'a> Pass<'a> {
         {
             self.with_run(clear_wait);
         }
+        self.with_run(|run| run.pod_failures.clear());
         if self.canary.spec.skip_analysis() {
             return self.start_promotion(view);
         }

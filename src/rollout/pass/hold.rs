@@ -1,6 +1,7 @@
 //! What a run waits for (pods, the route, data), how long, and what becomes of the traffic meanwhile. Each wait ends.
 
 use super::gates::{gate_of, gate_text};
+use super::reasons::with_reasons;
 use super::{Pass, clear_wait, split_of};
 use crate::api::Run;
 use crate::rollout::decision::Severity;
@@ -29,6 +30,7 @@ impl<'a> Pass<'a> {
     pub(super) fn fail_unready(&mut self, view: &View<'a>, message: &str) {
         let kind = self.canary.spec.target_ref.kind.to_lowercase();
         let text = format!("canary {kind} {} not ready: {message}", self.target_name());
+        let text = with_reasons(self.run_ref(), &text);
         let alert = format!("Progress deadline exceeded {message}");
         self.tell_and_alert(Severity::Error, "CanaryNotReady", text.clone(), alert);
         self.begin_rollback(view, Stage::RollingBack, text);
@@ -45,6 +47,7 @@ impl<'a> Pass<'a> {
                 return self.fail_unready(view, message);
             }
             self.wake_after(run.started_at, deadline);
+            self.explain_when_overdue(view, Side::Canary, run.started_at, deadline);
             if self.is_past(
                 run.started_at,
                 self.interval().max(SignedDuration::from_secs(10)),
@@ -59,8 +62,10 @@ impl<'a> Pass<'a> {
             return;
         }
         if self.wait_for(WAIT_CANARY, &text, Some(deadline), None) {
-            self.fail_unready(view, message);
+            return self.fail_unready(view, message);
         }
+        let since = self.run_ref().and_then(|run| run.waiting_since);
+        self.explain_when_overdue(view, Side::Canary, since, deadline);
     }
 
     pub(super) fn hold_for_primary(&mut self, view: &View<'a>) {
@@ -77,7 +82,10 @@ impl<'a> Pass<'a> {
                 Stage::RollingBack,
                 format!("{text} for longer than the progress deadline"),
             );
+            return;
         }
+        let since = self.run_ref().and_then(|run| run.waiting_since);
+        self.explain_when_overdue(view, Side::Primary, since, deadline);
     }
 
     pub(super) fn hold_for_route(&mut self, view: &View<'a>, run: &Run, why: &str) {

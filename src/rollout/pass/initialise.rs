@@ -1,6 +1,7 @@
 //! The phases before the first promotion: the primary is made, and only when it is ready do Service and route lead to it. Until then
 //! the user's own workload serves, whatever happens.
 
+use super::reasons::{Moment, with_reasons};
 use super::{Pass, weights};
 use crate::api::Phase;
 use crate::rollout::decision::Severity;
@@ -35,6 +36,7 @@ impl<'a> Pass<'a> {
                 Readiness::Ready => {
                     let now = self.now;
                     self.with_run(|run| {
+                        run.pod_failures.clear();
                         run.drain_from = Some(now);
                         run.weights = Some(weights(Split::PRIMARY));
                     });
@@ -102,21 +104,30 @@ impl<'a> Pass<'a> {
     /// The primary does not become ready. The user's workload goes on serving, so nothing is undone; it is only said.
     pub(super) fn hold_initialisation(
         &mut self,
-        view: &View<'_>,
+        view: &View<'a>,
         since: Option<Timestamp>,
         message: &str,
         failed: bool,
     ) {
         let late = self.is_past(since, signed(self.canary.spec.progress_deadline()));
         if !failed && !late {
-            self.wake_after(since, signed(self.canary.spec.progress_deadline()));
+            let deadline = signed(self.canary.spec.progress_deadline());
+            self.wake_after(since, deadline);
+            self.explain_when_overdue(view, Side::Primary, since, deadline);
             return;
+        }
+        if self
+            .run_ref()
+            .is_some_and(|run| run.pod_failures.is_empty())
+        {
+            self.pods_explained(view, Side::Primary, Moment::Last);
         }
         let text = format!(
             "{}.{} not ready: {message}",
             view.canary.primary_name(),
             view.canary.metadata.namespace
         );
+        let text = with_reasons(self.run_ref(), &text);
         if self.status.phase != Phase::Failed {
             self.status.phase = Phase::Failed;
             self.tell_and_alert(

@@ -1,6 +1,7 @@
 //! Promoting and Finalising: the primary takes over what was judged, gets the traffic back, and the canary goes. A promotion that fails
 //! leaves the traffic where it is served.
 
+use super::reasons::with_reasons;
 use super::{Pass, clear_wait, split_of, weights};
 use crate::api::{FailurePromotion, Phase, Run};
 use crate::rollout::converge;
@@ -9,6 +10,9 @@ use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, Side, View, signed};
 use crate::routing::{Split, Weight};
 use crate::workload::Readiness;
+
+/// What a run waits for whose promotion has failed.
+const LAST_WORDS: &str = "the pods to say why they don't run";
 
 pub(super) const HELD_TEXT: &str = "Promotion failed; the canary keeps the traffic and the primary gets back the revision that was promoted before. Release a fixed revision, or set the target back to the promoted one.";
 
@@ -59,13 +63,16 @@ impl<'a> Pass<'a> {
             }
             match view.readiness(Side::Primary, run.step_started_at) {
                 Readiness::Ready => {}
-                Readiness::Failed { message } => return self.promotion_failed(view, &message),
+                Readiness::Failed { message } => {
+                    return self.promotion_failed_after_last_words(view, &run, &message);
+                }
                 Readiness::Waiting { message } => {
                     let deadline = signed(self.canary.spec.progress_deadline());
                     if self.is_past(run.step_started_at, deadline) {
-                        return self.promotion_failed(view, &message);
+                        return self.promotion_failed_after_last_words(view, &run, &message);
                     }
                     self.wake_after(run.step_started_at, deadline);
+                    self.explain_when_overdue(view, Side::Primary, run.step_started_at, deadline);
                     return self.keep_served(view, &run);
                 }
             }
@@ -117,6 +124,7 @@ impl<'a> Pass<'a> {
             run.drain_from = Some(now);
             run.next_check_at = None;
             clear_wait(run);
+            run.pod_failures.clear();
             run.message = Some("The primary serves all traffic; the canary drains.".to_owned());
         });
         self.status.canary_weight = 0;
@@ -146,12 +154,32 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// The primary gets its former template back when its promotion fails, and its pods go with what they could say.
+    fn promotion_failed_after_last_words(&mut self, view: &View<'a>, run: &Run, message: &str) {
+        let since = run
+            .waiting_since
+            .filter(|_| run.waiting_for.as_deref() == Some(LAST_WORDS));
+        let known = !run.pod_failures.is_empty();
+        if known || self.last_words(view, Side::Primary, since) {
+            return self.promotion_failed(view, message);
+        }
+        if since.is_none() {
+            let now = self.now;
+            self.with_run(|run| {
+                run.waiting_for = Some(LAST_WORDS.to_owned());
+                run.waiting_since = Some(now);
+            });
+        }
+        self.keep_served(view, run);
+    }
+
     pub(super) fn promotion_failed(&mut self, view: &View<'a>, message: &str) {
         let text = format!(
             "Promotion of {} failed, primary not ready: {message}",
             self.target_name()
         );
         let alert = format!("Promotion failed, primary not ready: {message}");
+        let text = with_reasons(self.run_ref(), &text);
         self.tell_and_alert(Severity::Error, "PromotionFailed", text.clone(), alert);
         if view.serves(Side::Canary)
             && self.is_ours(&view.identity)

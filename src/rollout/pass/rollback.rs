@@ -1,5 +1,6 @@
 //! The way back: all traffic to the side that is healthy and was promoted last, then a drain time, then the canary's pods go.
 
+use super::reasons::with_reasons;
 use super::{Pass, clear_wait, weights};
 use crate::api::Phase;
 use crate::rollout::checks;
@@ -40,6 +41,10 @@ impl<'a> Pass<'a> {
             return;
         };
         let deadline = signed(self.canary.spec.progress_deadline());
+        let failed = run.stage == Stage::RollingBack.as_str();
+        let heard = !failed
+            || view.kind.replicas(&view.target) == 0
+            || self.last_words(view, Side::Canary, run.waiting_since);
         let Some(_) = run.drain_from else {
             if view.serves(Side::Primary) {
                 let now = self.now;
@@ -63,12 +68,16 @@ impl<'a> Pass<'a> {
         if !self.settled(view, Side::Primary) && !given_up {
             return self.wake_after(run.drain_from, deadline);
         }
+        if !heard {
+            return;
+        }
         // A canary that is not needed any more goes; the only copy that may still serve stays.
         self.drained = !given_up;
         if self.drained && view.kind.replicas(&view.target) > 0 {
             return;
         }
         let cause = run.message.clone().unwrap_or_default();
+        let cause = with_reasons(self.run_ref(), &cause);
         if run.stage == Stage::Cancelling.as_str() {
             self.remarks.promoted =
                 Some("The target was set back to the promoted revision.".to_owned());

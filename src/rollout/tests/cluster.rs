@@ -3,7 +3,7 @@
 //! checked on the way: a cluster that is calm stays calm, and nothing is told by a pass that changes nothing.
 
 use crate::analysis::Measurement;
-use crate::api::{Canary, CanaryStatus, ConditionStatus, Phase};
+use crate::api::{Canary, CanaryStatus, ConditionStatus, Phase, PodFailure};
 use crate::object::{Object, ObjectRef, Patch, Reading, Write, kinds};
 use crate::rollout::{
     Announcement, Finding, HookAnswer, Listing, Need, Request, Settings, Severity, Snapshot, Tally,
@@ -49,6 +49,9 @@ pub struct Cluster {
     endpoints: BTreeMap<String, i64>,
     metrics: BTreeMap<String, Measurement>,
     hooks: BTreeMap<String, HookAnswer>,
+    /// What the pods of a workload say when they are asked why they don't run, and how often they were asked.
+    reasons: BTreeMap<String, Vec<PodFailure>>,
+    pub lists: usize,
     unreadable: BTreeMap<ObjectRef, String>,
     /// What decisions wanted to read so far, as watches would have it.
     reads: BTreeSet<Want>,
@@ -82,6 +85,8 @@ impl Cluster {
             endpoints: BTreeMap::new(),
             metrics: BTreeMap::new(),
             hooks: BTreeMap::new(),
+            reasons: BTreeMap::new(),
+            lists: 0,
             unreadable: BTreeMap::new(),
             reads: BTreeSet::new(),
             findings: BTreeMap::new(),
@@ -158,6 +163,19 @@ spec:
 
     pub fn answer_hook(&mut self, name: &str, answer: HookAnswer) -> &mut Self {
         self.hooks.insert(name.to_owned(), answer);
+        self
+    }
+
+    /// The pods of a workload crash with this exit code.
+    pub fn pods_crash(&mut self, workload: &str, code: i64) -> &mut Self {
+        let failure = PodFailure {
+            reason: "CrashLoopBackOff".to_owned(),
+            container: Some("app".to_owned()),
+            pods: 2,
+            exit_code: Some(code),
+            ..PodFailure::default()
+        };
+        self.reasons.insert(workload.to_owned(), vec![failure]);
         self
     }
 
@@ -375,6 +393,11 @@ spec:
                     .unwrap_or(Measurement::Value(100.0)),
                 at: self.now,
             },
+            Request::Pods(list) => {
+                self.lists += 1;
+                let said = self.reasons.get(&list.labels["app"]);
+                Finding::Pods(Ok(said.cloned().unwrap_or_default()))
+            }
             Request::Hook(call) => {
                 self.called
                     .push((call.name.clone(), call.payload.phase.clone()));

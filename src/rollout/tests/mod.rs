@@ -6,6 +6,7 @@ mod calm;
 mod cluster;
 mod deletion;
 mod holds;
+mod reasons;
 mod scheduler;
 mod texts;
 mod transitions;

@@ -4,6 +4,7 @@ mod autoscaler;
 mod configs;
 mod daemon_set;
 mod deployment;
+mod pods;
 mod revision;
 mod service_target;
 mod services;
