@@ -349,6 +349,9 @@ pub struct Promoted {
     /// ConfigMaps and Secrets of the promoted revision, each with a checksum of its content.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tracked_configs: BTreeMap<String, String>,
+    /// Keys of configs of former revisions whose copies for the primary are still to be removed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stale_configs: Vec<String>,
     /// When the revision was promoted, RFC 3339.
     #[serde(
         skip_serializing_if = "Option::is_none",

@@ -21,6 +21,8 @@ const QUERIES: usize = 32;
 const CALLS: usize = 256;
 /// What a call may take beyond its attempts: the waits between them.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// What a look at a metrics backend may take, tries included.
+const PROBING: Duration = Duration::from_secs(30);
 /// What a list of pods may take, tries included.
 const LISTING: Duration = Duration::from_secs(10);
 
@@ -118,6 +120,15 @@ impl Asker {
                     measurement,
                     at: Timestamp::now(),
                 })
+            }
+            Request::Probe(query) => {
+                let _permit = self.queries.acquire().await.ok()?;
+                let answer = tokio::time::timeout(PROBING, self.metrics.probe(canary, &query))
+                    .await
+                    .unwrap_or_else(|_| {
+                        Err(format!("{} did not answer in time", query.provider_name()))
+                    });
+                Some(Finding::Probe(answer))
             }
             Request::Pods(list) => {
                 let failures = tokio::time::timeout(LISTING, self.list_pods(&list))

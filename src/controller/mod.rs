@@ -32,7 +32,7 @@ use crate::hooks::Hooks;
 use crate::object::{Expect, Object, Write};
 use crate::providers::Providers;
 use crate::providers::http::Timing;
-use crate::rollout::{Decision, Settings, Sibling, Snapshot, Tally, Want, decide};
+use crate::rollout::{Decision, Refusal, Settings, Sibling, Snapshot, Tally, Want, decide};
 use announcer::Announcer;
 use asker::Asker;
 use cache::{Caches, ReadError};
@@ -136,7 +136,7 @@ struct Memory {
     generation: i64,
     wants: BTreeSet<Want>,
     restless: u32,
-    refusal: Option<String>,
+    refusal: Option<Refusal>,
     /// The last write was forbidden, for the first time.
     forbidden: bool,
 }
@@ -434,11 +434,12 @@ impl Controller {
                 .await
             {
                 Ok(wrote) => {
-                    self.with_memory(key, |memory| {
-                        memory.refusal = None;
+                    // The conditions still say so; the next pass takes that back.
+                    let refused = self.with_memory(key, |memory| {
                         memory.forbidden = false;
+                        memory.refusal.take().is_some()
                     });
-                    return if wrote {
+                    return if wrote || refused {
                         Next::Again
                     } else {
                         Next::Sleep(decision.wake.map(until))
@@ -465,7 +466,10 @@ impl Controller {
                     return Next::BackOff(FORBIDDEN_WAIT);
                 }
                 Err(error @ (WriteError::Refused(..) | WriteError::Pruned(_))) => {
-                    self.tell_refused(key, &error).await;
+                    if self.note_refused(key, &error) {
+                        // The next pass says so in the conditions, and meets the refusal again.
+                        continue;
+                    }
                     return Next::BackOff(REFUSED_WAIT);
                 }
             }
@@ -550,6 +554,7 @@ impl Controller {
             Arc::clone(&self.settings),
         );
         snapshot.entropy = rand::random();
+        snapshot.refusal = self.with_memory(key, |memory| memory.refusal.clone());
         snapshot.siblings = self
             .caches
             .canaries_in(&key.namespace)
@@ -670,32 +675,19 @@ impl Controller {
         }
     }
 
-    async fn tell_refused(&self, key: &CanaryKey, error: &WriteError) {
-        let why = error.to_string();
-        tracing::debug!(canary = %key, why, "not written");
-        let Some(object) = self.caches.canary(key) else {
-            return;
+    /// Remembers what the API server refused, for the decisions to come. True if it is news.
+    fn note_refused(&self, key: &CanaryKey, error: &WriteError) -> bool {
+        let refusal = Refusal {
+            reason: match error {
+                WriteError::Pruned(_) => "StatusPruned",
+                _ => "WriteRefused",
+            },
+            message: error.to_string(),
         };
-        let news = self.with_memory(key, |memory| {
-            memory.refusal.replace(why.clone()).as_ref() != Some(&why)
-        });
-        if news {
-            self.announcer.warn(key, object.uid(), "WriteRefused", &why);
-        }
-        let condition = condition(
-            &object,
-            condition_type::READY,
-            "False",
-            "WriteRefused",
-            &why,
-        );
-        if let Err(error) = self
-            .executor
-            .write_conditions(key, &object, &[condition])
-            .await
-        {
-            tracing::debug!(canary = %key, %error, "the refusal can't be written to the status");
-        }
+        tracing::debug!(canary = %key, why = refusal.message, "not written");
+        self.with_memory(key, |memory| {
+            memory.refusal.replace(refusal.clone()).as_ref() != Some(&refusal)
+        })
     }
 }
 

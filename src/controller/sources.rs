@@ -5,7 +5,7 @@ use super::cache::Caches;
 use super::queue::CanaryKey;
 use crate::analysis::{Measurement, MetricQuery, SecretName};
 use crate::object::{Reading, kinds};
-use crate::providers::{Credentials, Providers};
+use crate::providers::{Credentials, Providers, QueryRequest};
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -24,16 +24,37 @@ impl MetricSources {
 
     /// Asks the query's backend.
     pub async fn measure(&self, canary: &CanaryKey, query: &MetricQuery) -> Measurement {
-        let credentials = match &query.provider.secret {
-            None => None,
-            Some(secret) => match self.credentials(canary, secret).await {
-                Ok(credentials) => Some(credentials),
-                Err(why) => return Measurement::Error(why),
-            },
+        match self.credentials_of(canary, query).await {
+            Err(why) => Measurement::Error(why),
+            Ok(credentials) => {
+                self.providers
+                    .measure(query, credentials, Timestamp::now())
+                    .await
+            }
+        }
+    }
+
+    /// Whether the query's backend can be reached and lets us in.
+    pub async fn probe(&self, canary: &CanaryKey, query: &MetricQuery) -> Result<(), String> {
+        let request = QueryRequest {
+            config: query.provider.clone(),
+            credentials: self.credentials_of(canary, query).await?,
+            query: query.query.clone(),
+            interval: query.interval,
+            now: Timestamp::now(),
         };
-        self.providers
-            .measure(query, credentials, Timestamp::now())
-            .await
+        self.providers.probe(&request).await
+    }
+
+    async fn credentials_of(
+        &self,
+        canary: &CanaryKey,
+        query: &MetricQuery,
+    ) -> Result<Option<Credentials>, String> {
+        match &query.provider.secret {
+            None => Ok(None),
+            Some(secret) => self.credentials(canary, secret).await.map(Some),
+        }
     }
 
     async fn credentials(

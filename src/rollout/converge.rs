@@ -6,13 +6,13 @@ use super::stage::Stage;
 use super::view::View;
 use crate::api::{CanaryStatus, Phase, Run};
 use crate::object::{
-    APPLIED_ANNOTATION, Object, ObjectRef, Reading, Write, apply_if_needed, apply_sealed_if_needed,
+    APPLIED_ANNOTATION, Expect, Object, ObjectRef, Reading, Write, apply_if_needed, apply_sealed_if_needed,
     seal,
 };
 use crate::routing::{Cookies, RouteRequest, Split, Weight};
 use crate::workload::revision::{self, KeptRevision};
 use crate::workload::services::{self, ServiceRole};
-use crate::workload::{self, PrimaryRequest, WorkloadError, autoscaler, configs};
+use crate::workload::{self, PrimaryRequest, WorkloadError, autoscaler, configs, service_target};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -164,10 +164,21 @@ fn fill(
         let live = view.snapshot.object(&role.object(view.canary));
         services::desired_services(view.canary, &view.selector, &ports, role, &live).map_err(unfit)
     };
-    plan.writes.extend(service(ServiceRole::Canary)?);
-    plan.writes.extend(service(ServiceRole::Primary)?);
+    let clone = if view.kind.has_pods() {
+        plan.writes.extend(service(ServiceRole::Canary)?);
+        plan.writes.extend(service(ServiceRole::Primary)?);
+        None
+    } else {
+        canary_clone(view, status)?
+    };
+    // A clone that is there changes what it leads to only after the routes have been told.
+    let (first, later) = match clone {
+        Some(write @ Write::Apply { expect: Expect::Any, .. }) => (Some(write), None),
+        write => (None, write),
+    };
+    plan.writes.extend(first);
     let autoscaler = view.autoscaler.as_ref().and_then(Reading::object);
-    if intent.scale == Scale::Up && view.kind.replicas(&view.target) == 0 {
+    if intent.scale == Scale::Up && view.kind.has_pods() && !view.target_is_up() {
         let replicas = view.kind.replicas_from_zero(
             view.canary,
             &view.target,
@@ -183,18 +194,20 @@ fn fill(
         if intent.copies || view.primary.is_absent() {
             copy_configs(view, configs, plan)?;
         }
+        prepare_configs(view, status, plan)?;
         plan.writes
             .extend(primary_write(view, status, hash, configs)?);
     }
     if let Some(autoscaler) = autoscaler {
         autoscaler_write(view, intent, autoscaler, plan)?;
     }
-    if intent.apex {
+    if intent.apex && view.kind.has_pods() {
         plan.writes.extend(service(ServiceRole::Apex)?);
     }
     if let Some(split) = intent.split {
         route_writes(view, status, split, plan)?;
     }
+    plan.writes.extend(later);
     if intent.asleep {
         plan.writes.extend(autoscaler.and_then(autoscaler::pause));
     }
@@ -203,8 +216,31 @@ fn fill(
     }
     if status.run.is_none() {
         forget_revisions(view, status, plan);
+        forget_configs(view, status, plan);
     }
     Ok(())
+}
+
+/// The canary's clone of a Service target: the revision that is judged, and the target's own while no run is under way. A revision that
+/// comes in the middle gets no requests before the run has begun anew.
+fn canary_clone(
+    view: &View<'_>,
+    status: &CanaryStatus,
+) -> Result<Option<Write>, (&'static str, String)> {
+    let judged = status
+        .run
+        .as_ref()
+        .filter(|run| !["Initializing", "Waiting", "PostRollout"].contains(&run.stage.as_str()))
+        .map(|run| run.revision.as_str());
+    let spec = match judged {
+        Some(hash) => template_of(view, hash)?,
+        None => Some(view.template.clone()),
+    };
+    let Some(spec) = spec else { return Ok(None) };
+    let live = view.snapshot.object(&ServiceRole::Canary.object(view.canary));
+    let settings = &view.snapshot.settings.workload;
+    service_target::desired_canary(view.canary, &view.target, &spec, &live, settings)
+        .map_err(|error| ("TargetUnfit", error.to_string()))
 }
 
 fn route_writes(
@@ -221,7 +257,7 @@ fn route_writes(
             primary: status.primary_session_affinity_cookie.clone(),
             previous: status.previous_session_affinity_cookie.clone(),
         },
-        selector_label: Some(&view.selector.key),
+        selector_label: Some(view.selector.key.as_str()).filter(|key| !key.is_empty()),
     };
     let lookup = |name: &ObjectRef| view.snapshot.object(name);
     let writes = view
@@ -267,6 +303,33 @@ fn copy_configs(
         let write = configs::copy_if_needed(view.canary, &tracked.source, &live, settings)
             .map_err(|error| ("ConfigUnfit", error.to_string()))?;
         plan.writes.extend(write);
+    }
+    Ok(())
+}
+
+/// Copies of configs that the primary does not read yet are made when their run begins, with what is judged: should the source change just
+/// when the run is promoted, the primary's new pods must not wait for them.
+fn prepare_configs(
+    view: &View<'_>,
+    status: &CanaryStatus,
+    plan: &mut Plan,
+) -> Result<(), (&'static str, String)> {
+    let Some(run) = &status.run else {
+        return Ok(());
+    };
+    let known = status.promoted.as_ref().map(|promoted| &promoted.tracked_configs);
+    let fresh: Configs = run
+        .tracked_configs
+        .iter()
+        .filter(|(key, _)| known.is_some_and(|known| !known.contains_key(*key)))
+        .map(|(key, checksum)| (key.clone(), checksum.clone()))
+        .collect();
+    let begun = matches!(
+        Stage::parse(&run.stage),
+        Some(Stage::ScalingUp | Stage::Analysing)
+    );
+    if begun && !fresh.is_empty() {
+        copy_configs(view, &fresh, plan)?;
     }
     Ok(())
 }
@@ -372,6 +435,16 @@ fn keep_revisions(
     Ok(())
 }
 
+/// Deletes the copies that the promoted primary does not read.
+fn forget_configs(view: &View<'_>, status: &CanaryStatus, plan: &mut Plan) {
+    let stale = status.promoted.iter().flat_map(|promoted| &promoted.stale_configs);
+    for copy in stale.filter_map(|key| configs::copy_of_key(view.canary, key)) {
+        if let Reading::Present(live) = view.snapshot.object(&copy) {
+            plan.writes.extend(configs::forget_copy(&live, view.canary));
+        }
+    }
+}
+
 /// Deletes kept revisions beyond `revisionHistoryLimit`, never one that is in use.
 fn forget_revisions(view: &View<'_>, status: &CanaryStatus, plan: &mut Plan) {
     let name = super::ListRef {
@@ -474,6 +547,17 @@ fn primary_write(
         return Ok(None);
     }
     let desired = desired_primary(view, status, hash, configs)?;
+    if !view.kind.has_pods() {
+        let Some(mut object) = desired else {
+            return Ok(None);
+        };
+        // It is sealed again once it is known how it is written.
+        if let Some(annotations) = object.value_mut()["metadata"]["annotations"].as_object_mut() {
+            annotations.remove(APPLIED_ANNOTATION);
+        }
+        return services::apply_exactly(view.canary, object, &view.primary)
+            .map_err(|error| ("TargetUnfit", error.to_string()));
+    }
     Ok(desired
         .and_then(|object| apply_sealed_if_needed(&primary_kind(view), object, &view.primary)))
 }

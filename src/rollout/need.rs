@@ -25,6 +25,8 @@ pub enum Request {
     Metric(Box<MetricQuery>),
     /// A webhook call.
     Hook(Box<HookCall>),
+    /// Whether the backend of a metric can be reached.
+    Probe(Box<MetricQuery>),
     /// Why the pods of one side don't run: one list of at most [`crate::workload::pods::MOST_PODS`] of them.
     Pods(Box<ListRef>),
 }
@@ -74,6 +76,8 @@ pub enum Finding {
     },
     /// Of a webhook.
     Hook(HookAnswer),
+    /// Of a metrics backend; the text says what is wrong.
+    Probe(Result<(), String>),
     /// Of a list of pods; the text says why there was no answer.
     Pods(Result<Vec<PodFailure>, String>),
 }

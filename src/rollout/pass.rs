@@ -7,6 +7,7 @@ mod gates;
 mod hold;
 mod idle;
 mod initialise;
+mod observe;
 mod promote;
 mod reasons;
 mod record;
@@ -79,6 +80,7 @@ impl Pass<'_> {
             self.refuse("InvalidSpec", problem);
             return Vec::new();
         }
+        self.remember_refusal();
         let view = match View::look(self.snapshot) {
             Ok(view) => view,
             Err(Obstacle::Unknown(why)) => {
@@ -91,9 +93,7 @@ impl Pass<'_> {
                 return Vec::new();
             }
         };
-        self.status
-            .observed
-            .insert("router".to_owned(), view.router.provider().to_owned());
+        self.observe(&view);
         self.adopt(&view);
         match self.status.phase {
             Phase::Unset | Phase::Initializing => self.initialise(&view),
@@ -178,6 +178,17 @@ impl Pass<'_> {
             self.tell(Severity::Warn, reason, message.clone());
         }
         self.remarks.refused = Some((reason, message));
+    }
+
+    /// What the API server refused to the pass before: one place sets the conditions, or they would change with every try.
+    fn remember_refusal(&mut self) {
+        let Some(refusal) = &self.snapshot.refusal else {
+            return;
+        };
+        if !self.was_blocked_by(refusal.reason, Some(&refusal.message)) {
+            self.tell(Severity::Warn, refusal.reason, refusal.message.clone());
+        }
+        self.remarks.stalled = Some((refusal.reason, refusal.message.clone()));
     }
 
     /// Whether the status already says so; then nobody is told again.

@@ -79,6 +79,15 @@ pub struct Sibling {
     pub apex: String,
 }
 
+/// A write that the API server won't do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Stable reason of the condition and the event.
+    pub reason: &'static str,
+    /// The object, and what the API server says of it.
+    pub message: String,
+}
+
 /// Everything that one decision may know.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -90,6 +99,8 @@ pub struct Snapshot {
     pub settings: Arc<Settings>,
     /// Other canaries of the same namespace.
     pub siblings: Vec<Sibling>,
+    /// What the API server refused when the decision before this one was carried out, if it still stands in the way.
+    pub refusal: Option<Refusal>,
     /// A value that differs from snapshot to snapshot; the only source of randomness (cookies).
     pub entropy: u64,
     objects: BTreeMap<ObjectRef, Reading>,
@@ -107,6 +118,7 @@ impl Snapshot {
             canary,
             settings,
             siblings: Vec::new(),
+            refusal: None,
             entropy: 0,
             objects: BTreeMap::new(),
             lists: BTreeMap::new(),

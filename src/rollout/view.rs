@@ -4,7 +4,7 @@
 use super::snapshot::{ListRef, Snapshot};
 use crate::api::Canary;
 use crate::object::{Endpoints, Object, ObjectRef, Reading, kinds};
-use crate::routing::{self, Observed, RouteError, Router};
+use crate::routing::{self, Observed, Refusal, RouteError, Router};
 use crate::workload::configs::{self, ConfigReference, Tracking};
 use crate::workload::{
     self, Readiness, ReadinessRule, SelectorLabel, Target, WorkloadError, autoscaler,
@@ -67,6 +67,10 @@ pub(super) struct View<'a> {
     pub autoscaler: Option<Reading>,
     /// The configs that are copied for the primary.
     pub tracked: Vec<TrackedConfig>,
+    /// Key and sentence of each config that both sides share because somebody else keeps it.
+    pub shared: Vec<(String, String)>,
+    /// What the router lacks and the rollout goes on without.
+    pub warnings: Vec<Refusal>,
     pub route: Result<Observed, RouteError>,
     primary_endpoints: Result<Endpoints, String>,
     canary_endpoints: Result<Endpoints, String>,
@@ -77,14 +81,14 @@ impl<'a> View<'a> {
     pub fn look(snapshot: &'a Snapshot) -> Result<Self, Obstacle> {
         let canary: &Canary = &snapshot.canary;
         let kind = target_kind(canary)?;
-        let router = router(snapshot)?;
+        let (router, warnings) = router(snapshot)?;
         refuse_rivals(snapshot)?;
         let target = present(snapshot, &kind.target(canary), "TargetNotFound")?;
         let selector = kind
             .selector(&target, &snapshot.settings.workload)
             .map_err(|error| unfit(&error))?;
         let template = kind.template(&target);
-        let tracked = track_configs(snapshot, &template)?;
+        let (tracked, shared) = track_configs(snapshot, &template)?;
         let configs = tracked
             .iter()
             .map(|one| (one.reference.status_key(), one.checksum.clone()))
@@ -104,9 +108,20 @@ impl<'a> View<'a> {
         let autoscaler = autoscaler::source(canary).map(|name| snapshot.object(&name));
         let lookup = |name: &ObjectRef| snapshot.object(name);
         let route = router.observed(canary, &lookup);
+        let endpoints = |service: &str| {
+            // A name outside of the cluster has no endpoints here; it is taken to answer, as Flagger takes every Service to.
+            if !kind.has_pods() && target.text("/spec/type") == "ExternalName" {
+                return Ok(Endpoints {
+                    total: 1,
+                    ready: 1,
+                    ..Endpoints::default()
+                });
+            }
+            snapshot.endpoints(service)
+        };
         Ok(Self {
-            primary_endpoints: snapshot.endpoints(&canary.primary_service_name()),
-            canary_endpoints: snapshot.endpoints(&canary.canary_service_name()),
+            primary_endpoints: endpoints(&canary.primary_service_name()),
+            canary_endpoints: endpoints(&canary.canary_service_name()),
             snapshot,
             canary,
             kind,
@@ -118,6 +133,8 @@ impl<'a> View<'a> {
             primary,
             autoscaler,
             tracked,
+            shared,
+            warnings,
             route,
         })
     }
@@ -170,6 +187,11 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether the target has pods that may still run.
+    pub fn target_is_up(&self) -> bool {
+        self.kind.replicas(&self.target) > 0
+    }
+
     /// The pods of a side, as its workload selects them; `None` for a target without pods, or without labels to find them by.
     pub fn pods(&self, side: Side) -> Option<ListRef> {
         let workload = match side {
@@ -202,14 +224,17 @@ pub(super) fn signed(duration: std::time::Duration) -> SignedDuration {
 }
 
 fn target_kind(canary: &Canary) -> Result<&'static dyn Target, Obstacle> {
-    let kind = &canary.spec.target_ref.kind;
-    workload::target_kind(kind).ok_or_else(|| Obstacle::Refused {
+    let target = &canary.spec.target_ref;
+    workload::target_of(canary).ok_or_else(|| Obstacle::Refused {
         reason: "TargetNotSupported",
-        message: format!("spec.targetRef.kind: {kind} is not a kind that Serin controls; use Deployment or DaemonSet"),
+        message: format!(
+            "spec.targetRef: {} of {} is not a kind that Serin controls; use a Deployment, a DaemonSet or a Service of v1",
+            target.kind, target.api_version
+        ),
     })
 }
 
-fn router(snapshot: &Snapshot) -> Result<&'static dyn Router, Obstacle> {
+fn router(snapshot: &Snapshot) -> Result<(&'static dyn Router, Vec<Refusal>), Obstacle> {
     let canary = &snapshot.canary;
     let provider = canary.spec.provider_or(&snapshot.settings.mesh_provider);
     let router = routing::router(provider).ok_or_else(|| Obstacle::Refused {
@@ -223,14 +248,16 @@ fn router(snapshot: &Snapshot) -> Result<&'static dyn Router, Obstacle> {
                 .join(", ")
         ),
     })?;
-    let refusals: Vec<String> = router
+    let (errors, warnings): (Vec<Refusal>, Vec<Refusal>) = router
         .refusals(canary)
         .into_iter()
-        .filter(|refusal| refusal.severity == routing::Severity::Error)
+        .partition(|refusal| refusal.severity == routing::Severity::Error);
+    let refusals: Vec<String> = errors
+        .into_iter()
         .map(|refusal| format!("{}: {}", refusal.field, refusal.message))
         .collect();
     if refusals.is_empty() {
-        Ok(router)
+        Ok((router, warnings))
     } else {
         Err(Obstacle::Refused {
             reason: "RouterCannotExpress",
@@ -328,10 +355,13 @@ fn unfit(error: &WorkloadError) -> Obstacle {
     }
 }
 
-fn track_configs(snapshot: &Snapshot, template: &Value) -> Result<Vec<TrackedConfig>, Obstacle> {
-    let mut tracked = Vec::new();
+/// The configs that are copied, and those that are shared for a reason worth telling.
+type Configs = (Vec<TrackedConfig>, Vec<(String, String)>);
+
+fn track_configs(snapshot: &Snapshot, template: &Value) -> Result<Configs, Obstacle> {
+    let (mut tracked, mut shared) = (Vec::new(), Vec::new());
     if !snapshot.settings.workload.config_tracking {
-        return Ok(tracked);
+        return Ok((tracked, shared));
     }
     let canary = &snapshot.canary;
     for reference in configs::references(template) {
@@ -343,7 +373,8 @@ fn track_configs(snapshot: &Snapshot, template: &Value) -> Result<Vec<TrackedCon
                     reference.object(canary)
                 )));
             }
-            Tracking::Shared(_) | Tracking::Missing => {}
+            Tracking::Shared(Some(why)) => shared.push((reference.status_key(), why)),
+            Tracking::Shared(None) | Tracking::Missing => {}
             Tracking::Copied { checksum } => {
                 if let Reading::Present(source) = source {
                     tracked.push(TrackedConfig {
@@ -355,5 +386,5 @@ fn track_configs(snapshot: &Snapshot, template: &Value) -> Result<Vec<TrackedCon
             }
         }
     }
-    Ok(tracked)
+    Ok((tracked, shared))
 }

@@ -28,18 +28,29 @@ impl Router for Kubernetes {
         let analysis = &canary.spec.analysis;
         let mut refusals = Vec::new();
         if !analysis.matches.is_empty() {
-            refusals.push(Refusal::warning(
-                "spec.analysis.match",
-                "A/B testing is not supported when using the kubernetes provider; the matches are ignored and the rollout is \
-                 Blue/Green",
-            ));
+            refusals.push(
+                Refusal::warning(
+                    "spec.analysis.match",
+                    "A/B testing is not supported when using the kubernetes provider; the matches are ignored and the rollout \
+                     is Blue/Green",
+                )
+                .in_flaggers_words(&[
+                    "A/B testing is not supported when using the kubernetes provider",
+                ]),
+            );
         }
         if analysis.iterations() == 0 {
-            refusals.push(Refusal::warning(
-                "spec.analysis.iterations",
-                "progressive traffic is not supported when using the kubernetes provider, which has no weights; the rollout is \
-                 Blue/Green with 10 iterations, set the number that is wanted",
-            ));
+            refusals.push(
+                Refusal::warning(
+                    "spec.analysis.iterations",
+                    "progressive traffic is not supported when using the kubernetes provider, which has no weights; the rollout \
+                     is Blue/Green with 10 iterations, set the number that is wanted",
+                )
+                .in_flaggers_words(&[
+                    "Progressive traffic is not supported when using the kubernetes provider",
+                    "Setting canaryAnalysis.iterations: 10",
+                ]),
+            );
         }
         if analysis.mirror() {
             refusals.push(Refusal::warning(

@@ -189,6 +189,8 @@ pub struct Refusal {
     pub field: String,
     /// Found, expected, and what would be right, in one sentence.
     pub message: String,
+    /// Flagger's own words for it, one event each; the message where there are none.
+    pub flaggers: &'static [&'static str],
 }
 
 impl Refusal {
@@ -199,6 +201,7 @@ impl Refusal {
             severity: Severity::Error,
             field: field.into(),
             message: message.into(),
+            flaggers: &[],
         }
     }
 
@@ -209,7 +212,14 @@ impl Refusal {
             severity: Severity::Warning,
             field: field.into(),
             message: message.into(),
+            flaggers: &[],
         }
+    }
+
+    /// The same, told in Flagger's words.
+    #[must_use]
+    pub fn in_flaggers_words(self, flaggers: &'static [&'static str]) -> Self {
+        Self { flaggers, ..self }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::object::{
 };
 use crate::workload::metadata::included;
 use crate::workload::ownership::{
-    PRIMARY_SUFFIX, beside, is_owner, owner_references, refuse_foreign,
+    PRIMARY_SUFFIX, beside, controls, is_owner, owner_references, refuse_foreign,
 };
 use crate::workload::{WorkloadError, WorkloadSettings, pod_template};
 use serde_json::{Map, Value, json};
@@ -227,6 +227,40 @@ fn go_json(map: &Value) -> String {
             }
             text
         })
+}
+
+/// The deletion of the copy of a config that the primary does not read any more, named by its key in `status.trackedConfigs`. Only what
+/// this canary alone owns goes; `None` where there is nothing of ours, or where it is not known.
+#[must_use]
+pub fn forget_copy(live: &Object, canary: &Canary) -> Option<Write> {
+    let owners = live.at("/metadata/ownerReferences").as_array()?;
+    let ours = controls(canary, live) && owners.len() == 1 && !live.is_deleting();
+    let kind = if live.kind() == "Secret" {
+        kinds::SECRET
+    } else {
+        kinds::CONFIG_MAP
+    };
+    ours.then(|| Write::Delete {
+        target: beside(canary, &kind, live.name()),
+        expect: Expect::unchanged(live),
+    })
+}
+
+/// The copy that belongs to a key of `status.trackedConfigs`; `None` for a key that is none.
+#[must_use]
+pub fn copy_of_key(canary: &Canary, key: &str) -> Option<ObjectRef> {
+    let (kind, name) = key.split_once('/')?;
+    let kind = match kind {
+        "secret" => "Secret",
+        "configmap" => "ConfigMap",
+        _ => return None,
+    };
+    let reference = ConfigReference {
+        kind,
+        name: name.to_owned(),
+        optional: true,
+    };
+    Some(reference.copy(canary))
 }
 
 /// The primary's copy of a source, ready for server-side apply. `immutable` is not copied, since the next promotion must be

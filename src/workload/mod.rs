@@ -185,6 +185,14 @@ pub trait Target: Send + Sync {
     fn desired_primary(&self, request: &PrimaryRequest<'_>) -> Result<Object, WorkloadError>;
     /// Whether `workload` (target or primary) is ready.
     fn readiness(&self, workload: &Object, rule: &ReadinessRule) -> Readiness;
+    /// Whether `primary` runs what is kept of the target: by this a canary that comes over from Flagger is adopted without a run.
+    fn runs(&self, primary: &Object, template: &Value, target: &str, selector: &SelectorLabel) -> bool {
+        runs_template(primary.at("/spec/template"), template, target, selector)
+    }
+    /// Whether the target has pods of its own, which are scaled, and Services that select them are made.
+    fn has_pods(&self) -> bool {
+        true
+    }
     /// How many replicas `workload` asks for now.
     fn replicas(&self, workload: &Object) -> i64;
     /// The write that scales `workload`, or nothing where it has that scale. For a `DaemonSet` 0 is the scale-to-zero node
@@ -219,7 +227,8 @@ pub mod service_target;
 pub mod services;
 
 pub use ownership::refuse_foreign;
-pub use pod_template::{flagger_id, runs_template};
+use pod_template::runs_template;
+pub use pod_template::flagger_id;
 
 /// The target kind of a canary, by `spec.targetRef.kind` of a workload that has pods.
 #[must_use]

@@ -1,7 +1,7 @@
 //! A core Service as the target: only routes and two clones of it are managed, no pods. A revision is what the Service says.
 //!
 //! ```text
-//! <target>  ──(spec)──▶ <apex>-canary     follows the target
+//! <target>  ──(spec)──▶ <apex>-canary     the revision that is judged; the target's while idle
 //!           ──(kept)──▶ <apex>-primary    what was promoted last
 //! ```
 //! The clones are named after the apex, like the Services that routers point at (Flagger names them after the target, so that
@@ -100,8 +100,22 @@ impl Target for ServiceTargets {
         Readiness::Ready
     }
 
+    fn runs(&self, primary: &Object, template: &Value, _: &str, _: &SelectorLabel) -> bool {
+        let said = self.template(primary);
+        cloned_spec(template)
+            .as_object()
+            .into_iter()
+            .flatten()
+            .all(|(field, value)| said[field.as_str()] == *value)
+    }
+
+    fn has_pods(&self) -> bool {
+        false
+    }
+
+    /// The pods are somebody else's.
     fn replicas(&self, _workload: &Object) -> i64 {
-        1
+        0
     }
 
     fn scale(&self, _workload: &Object, _replicas: i64) -> Option<Write> {
@@ -115,20 +129,35 @@ impl Target for ServiceTargets {
         _primary: Option<&Object>,
         _autoscaler: Option<&Object>,
     ) -> i64 {
-        1
+        0
     }
 }
 
-/// The write that brings `<apex>-canary` to what the target says now; none where it says so.
+/// The write that brings `<apex>-canary` to this revision of the target; none where it says so.
 pub fn desired_canary(
     canary: &Canary,
     target: &Object,
+    spec: &Value,
     live: &Reading,
     settings: &WorkloadSettings,
 ) -> Result<Option<Write>, WorkloadError> {
-    let spec = ServiceTargets.template(target);
-    let clone = clone_of(canary, ServiceRole::Canary, target, &spec, settings)?;
+    let clone = clone_of(canary, ServiceRole::Canary, target, spec, settings)?;
     apply_exactly(canary, clone, live)
+}
+
+/// What a clone takes from a revision.
+fn cloned_spec(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    if let Some(fields) = spec.as_object_mut() {
+        fields.retain(|field, _| !OUTSIDE.contains(&field.as_str()));
+        if matches!(
+            fields.get("type").and_then(Value::as_str),
+            Some("NodePort" | "LoadBalancer")
+        ) {
+            fields.insert("type".to_owned(), json!("ClusterIP"));
+        }
+    }
+    spec
 }
 
 fn clone_of(
@@ -145,16 +174,7 @@ fn clone_of(
             "the target would be its own clone; choose another spec.service.name",
         ));
     }
-    let mut spec = spec.clone();
-    if let Some(fields) = spec.as_object_mut() {
-        fields.retain(|field, _| !OUTSIDE.contains(&field.as_str()));
-        if matches!(
-            fields.get("type").and_then(Value::as_str),
-            Some("NodePort" | "LoadBalancer")
-        ) {
-            fields.insert("type".to_owned(), json!("ClusterIP"));
-        }
-    }
+    let mut spec = cloned_spec(spec);
     if let Some(distribution) = canary
         .spec
         .service

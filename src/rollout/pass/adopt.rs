@@ -26,8 +26,8 @@ impl<'a> Pass<'a> {
         if !foreign || self.status.promoted.is_some() || self.status.run.is_some() {
             return;
         }
-        let same = crate::workload::runs_template(
-            primary.at("/spec/template"),
+        let same = view.kind.runs(
+            primary,
             &view.template,
             self.canary.target_name(),
             &view.selector,

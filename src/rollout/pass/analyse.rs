@@ -64,9 +64,11 @@ impl<'a> Pass<'a> {
             });
             self.status
                 .remember(checks::past_run(&old, outcome, &cause, self.now));
+            self.leave_configs(&old);
         }
+        let told = self.announcements.len();
         self.start_run(view);
-        self.announcements.clear();
+        self.announcements.truncate(told);
         self.tell(
             Severity::Info,
             "NewRevision",
@@ -298,7 +300,8 @@ impl<'a> Pass<'a> {
             Strategy::Canary => {
                 // A run that waits for its promotion has had its last increase.
                 let increases = self.status.phase != Phase::WaitingPromotion;
-                if increases && !self.gate_passed(view, round, HookType::ConfirmTrafficIncrease) {
+                let kind = HookType::ConfirmTrafficIncrease;
+                if increases && !self.gate_passed(view, round, kind, judged) {
                     return;
                 }
                 let present = split_of(&run).canary;
@@ -368,7 +371,7 @@ impl<'a> Pass<'a> {
                     };
                     self.take_step(view, split, judged, text);
                 } else if done == all && weighted {
-                    if !self.gate_passed(view, round, HookType::ConfirmPromotion) {
+                    if !self.gate_passed(view, round, HookType::ConfirmPromotion, judged) {
                         return;
                     }
                     let text = if mirror {

@@ -21,7 +21,13 @@ impl<'a> Pass<'a> {
         self.with_run(|run| run.next_check_at = next);
     }
 
-    pub(super) fn gate_passed(&mut self, view: &View<'a>, round: &Round, kind: HookType) -> bool {
+    pub(super) fn gate_passed(
+        &mut self,
+        view: &View<'a>,
+        round: &Round,
+        kind: HookType,
+        judged: &[Judged],
+    ) -> bool {
         let promotion = kind == HookType::ConfirmPromotion;
         let label = if promotion {
             "Confirm-promotion"
@@ -58,10 +64,12 @@ impl<'a> Pass<'a> {
                 self.begin_rollback(view, Stage::RollingBack, cause);
             } else {
                 self.forgive_at_gate();
+                self.refresh_metrics(judged);
             }
             return false;
         }
         self.forgive_at_gate();
+        self.record_metrics(judged);
         let (now, deadline) = (self.now, self.gate_deadline(self.now));
         self.with_run(|run| {
             run.waiting_since = Some(now);
@@ -96,7 +104,7 @@ impl<'a> Pass<'a> {
         round: &Round,
         judged: &[Judged],
     ) {
-        if self.gate_passed(view, round, HookType::ConfirmPromotion) {
+        if self.gate_passed(view, round, HookType::ConfirmPromotion, judged) {
             self.record_metrics(judged);
             self.start_promotion(view);
         }

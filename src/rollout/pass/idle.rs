@@ -19,6 +19,9 @@ impl<'a> Pass<'a> {
         if self.stage() == Some(Stage::PostRollout) {
             self.call_post_rollout(view);
         }
+        if self.run_ref().is_none() {
+            self.forget_configs();
+        }
         self.follow_target(view);
     }
 

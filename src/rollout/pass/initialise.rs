@@ -30,6 +30,7 @@ impl<'a> Pass<'a> {
             self.status.last_applied_spec = None;
             return;
         }
+        self.probe_backends(view);
         let since = self.run_ref().and_then(|run| run.started_at);
         if !switching {
             match view.readiness(Side::Primary, since) {
@@ -73,7 +74,7 @@ impl<'a> Pass<'a> {
             return;
         }
         self.drained = true;
-        if view.kind.replicas(&view.target) > 0 {
+        if view.target_is_up() {
             return;
         }
         let Some(run) = self.status.run.take() else {
@@ -86,6 +87,7 @@ impl<'a> Pass<'a> {
         self.record_applied(&identity);
         self.record_promoted(view, &identity, run.template);
         self.status.phase = Phase::Initialized;
+        self.forget_backends();
         self.status.canary_weight = 0;
         self.status.failed_checks = 0;
         self.status.iterations = 0;

@@ -280,7 +280,7 @@ impl<'a> Pass<'a> {
         let superseded = self
             .run_ref()
             .is_some_and(|run| run.revision != view.identity.revision);
-        if !superseded && view.kind.replicas(&view.target) > 0 {
+        if !superseded && view.target_is_up() {
             return;
         }
         let Some(run) = self.run_ref().cloned() else {

@@ -7,8 +7,11 @@ use crate::rollout::checks::Judged;
 use crate::rollout::decision::Tally;
 use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, View};
+use crate::object::Reading;
 use crate::routing::Split;
-use crate::workload::revision;
+use crate::workload::{configs, revision};
+use jiff::SignedDuration;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl<'a> Pass<'a> {
     pub(super) fn end_run(&mut self, phase: Phase, outcome: &str, cause: &str) {
@@ -21,6 +24,9 @@ impl<'a> Pass<'a> {
             if !told {
                 self.status
                     .remember(checks::past_run(&run, outcome, cause, self.now));
+            }
+            if outcome != "Promoted" {
+                self.leave_configs(&run);
             }
             if self
                 .canary
@@ -97,13 +103,68 @@ impl<'a> Pass<'a> {
             .map(|primary| view.kind.replicas(primary))
             .filter(|replicas| *replicas > 0);
         self.status.last_promoted_spec = Some(identity.revision.clone());
+        let stale_configs = self.stale_configs(&identity.configs);
         self.status.promoted = Some(Promoted {
+            stale_configs,
             revision: identity.revision.clone(),
             template,
             tracked_configs: identity.configs.clone(),
             promoted_at: Some(self.now),
             replicas,
         });
+    }
+
+    /// The configs whose copies nobody reads once these are the primary's: those of the revision before, and what is left over from
+    /// earlier ones and from runs that failed.
+    fn stale_configs(&self, kept: &BTreeMap<String, String>) -> Vec<String> {
+        let before = self.status.promoted.iter();
+        let keys: BTreeSet<String> = before
+            .flat_map(|promoted| promoted.tracked_configs.keys().chain(&promoted.stale_configs))
+            .filter(|key| !kept.contains_key(*key))
+            .cloned()
+            .collect();
+        keys.into_iter().collect()
+    }
+
+    /// A run that ended without its promotion leaves copies that it alone would have read.
+    pub(super) fn leave_configs(&mut self, run: &Run) {
+        let Some(promoted) = self.status.promoted.as_mut() else {
+            return;
+        };
+        for key in run.tracked_configs.keys() {
+            if !promoted.tracked_configs.contains_key(key) && !promoted.stale_configs.contains(key)
+            {
+                promoted.stale_configs.push(key.clone());
+            }
+        }
+    }
+
+    /// Forgets the stale copies that are gone, or that are not ours to remove.
+    pub(super) fn forget_configs(&mut self) {
+        let Some(promoted) = &self.status.promoted else {
+            return;
+        };
+        if promoted.stale_configs.is_empty() {
+            return;
+        }
+        let left: Vec<String> = promoted
+            .stale_configs
+            .iter()
+            .filter(|key| {
+                let Some(copy) = configs::copy_of_key(self.canary, key) else {
+                    return false;
+                };
+                match self.snapshot.object(&copy) {
+                    Reading::Present(live) => configs::forget_copy(&live, self.canary).is_some(),
+                    Reading::Absent => false,
+                    Reading::Unknown(_) => true,
+                }
+            })
+            .cloned()
+            .collect();
+        if let Some(promoted) = self.status.promoted.as_mut() {
+            promoted.stale_configs = left;
+        }
     }
 
     pub(super) fn record_metrics(&mut self, judged: &[Judged]) {
@@ -134,6 +195,25 @@ impl<'a> Pass<'a> {
                 Some(known) => *known = fresh,
                 None => self.status.metrics.push(fresh),
             }
+        }
+    }
+
+    /// While a gate is closed the checks go on. What they measure is written now and then, and at once where a verdict changes: a gate may
+    /// stay closed for days, and a write in every interval would be a write for nothing.
+    pub(super) fn refresh_metrics(&mut self, judged: &[Judged]) {
+        let age = (self.interval() * 5).max(SignedDuration::from_mins(5));
+        let stale = judged.iter().any(|one| {
+            let known = self
+                .status
+                .metrics
+                .iter()
+                .find(|known| known.name == one.status.name);
+            known.is_none_or(|known| {
+                known.verdict != one.status.verdict || self.is_past(known.at, age)
+            })
+        });
+        if stale {
+            self.record_metrics(judged);
         }
     }
 

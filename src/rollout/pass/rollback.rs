@@ -43,7 +43,7 @@ impl<'a> Pass<'a> {
         let deadline = signed(self.canary.spec.progress_deadline());
         let failed = run.stage == Stage::RollingBack.as_str();
         let heard = !failed
-            || view.kind.replicas(&view.target) == 0
+            || !view.target_is_up()
             || self.last_words(view, Side::Canary, run.waiting_since);
         let Some(_) = run.drain_from else {
             if view.serves(Side::Primary) {
@@ -73,7 +73,7 @@ impl<'a> Pass<'a> {
         }
         // A canary that is not needed any more goes; the only copy that may still serve stays.
         self.drained = !given_up;
-        if self.drained && view.kind.replicas(&view.target) > 0 {
+        if self.drained && view.target_is_up() {
             return;
         }
         let cause = run.message.clone().unwrap_or_default();

@@ -6,7 +6,7 @@ use crate::analysis::Measurement;
 use crate::api::{Canary, CanaryStatus, ConditionStatus, Phase, PodFailure};
 use crate::object::{Object, ObjectRef, Patch, Reading, Write, kinds};
 use crate::rollout::{
-    Announcement, Finding, HookAnswer, Listing, Need, Request, Settings, Severity, Snapshot, Tally,
+    Announcement, Finding, HookAnswer, Listing, Need, Refusal, Request, Settings, Severity, Snapshot, Tally,
     Want, decide,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -53,6 +53,7 @@ pub struct Cluster {
     reasons: BTreeMap<String, Vec<PodFailure>>,
     pub lists: usize,
     unreadable: BTreeMap<ObjectRef, String>,
+    refusal: Option<Refusal>,
     /// What decisions wanted to read so far, as watches would have it.
     reads: BTreeSet<Want>,
     /// What was answered so far.
@@ -88,6 +89,7 @@ impl Cluster {
             reasons: BTreeMap::new(),
             lists: 0,
             unreadable: BTreeMap::new(),
+            refusal: None,
             reads: BTreeSet::new(),
             findings: BTreeMap::new(),
             gateway: true,
@@ -181,6 +183,12 @@ spec:
 
     pub fn unreadable(&mut self, name: ObjectRef, why: &str) -> &mut Self {
         self.unreadable.insert(name, why.to_owned());
+        self
+    }
+
+    /// What the API server makes of the writes.
+    pub fn refuse(&mut self, refusal: Option<Refusal>) -> &mut Self {
+        self.refusal = refusal;
         self
     }
 
@@ -342,6 +350,7 @@ spec:
         let mut snapshot =
             Snapshot::new(self.now, Arc::new(canary), Arc::new(self.settings.clone()));
         snapshot.entropy = self.version;
+        snapshot.refusal = self.refusal.clone();
         for want in &self.reads {
             match want {
                 Want::Object(name) => snapshot.add_object(name.clone(), self.reading(name)),
@@ -393,6 +402,10 @@ spec:
                     .unwrap_or(Measurement::Value(100.0)),
                 at: self.now,
             },
+            Request::Probe(query) => Finding::Probe(match self.metrics.get(&query.name) {
+                Some(Measurement::Error(why)) => Err(why.clone()),
+                _ => Ok(()),
+            }),
             Request::Pods(list) => {
                 self.lists += 1;
                 let said = self.reasons.get(&list.labels["app"]);

@@ -303,3 +303,46 @@ fn a_route_that_is_accepted_late_only_delays_the_step() {
     assert_eq!(cluster.split(), Some((80, 20)));
     cluster.gateway_applies().run_until(Phase::Succeeded);
 }
+
+#[test]
+fn what_is_measured_while_a_gate_is_closed_is_written_now_and_then() {
+    let measured = with_hooks(
+        "stepWeight: 50, metrics: [{name: request-success-rate, interval: 1m, thresholdRange: {min: 99}}]",
+        &["confirm-promotion gate"],
+    );
+    let mut cluster = initialised(&measured);
+    cluster.answer_hook("gate", refused());
+    cluster.deploy("podinfo:2").run_until(Phase::WaitingPromotion);
+    let value = |cluster: &Cluster| cluster.status().metrics[0].value.clone().unwrap();
+    let first = value(&cluster);
+    cluster.answer_metric(SUCCESS_RATE, Measurement::Value(99.5));
+    cluster.advance(60);
+    assert_eq!(value(&cluster), first, "not in every interval");
+    cluster.advance(300);
+    assert_ne!(value(&cluster), first);
+    cluster.forget_the_past();
+    cluster.advance(3600);
+    assert!(cluster.writes.is_empty() && cluster.told.is_empty());
+    assert_eq!(cluster.journal.len(), 1, "nothing but the status is written");
+}
+
+#[test]
+fn what_the_api_server_refuses_is_said_in_the_conditions_and_taken_back() {
+    let refusal = crate::rollout::Refusal {
+        reason: "WriteRefused",
+        message: "Service podinfo-primary.test: denied by policy".to_owned(),
+    };
+    let mut cluster = initialised(STEPS);
+    cluster.refuse(Some(refusal.clone())).run_until_calm();
+    assert_eq!(
+        cluster.condition(condition_type::READY),
+        (ConditionStatus::False, refusal.reason.to_owned(), refusal.message.clone())
+    );
+    assert_eq!(cluster.condition(condition_type::STALLED).0, ConditionStatus::True);
+    assert_eq!(cluster.times_told("denied by policy"), 1);
+    // As long as it is so, nothing changes.
+    cluster.advance(600);
+    assert_eq!(cluster.times_told("denied by policy"), 1);
+    cluster.refuse(None).run_until_calm();
+    assert_eq!(cluster.condition(condition_type::READY).0, ConditionStatus::True);
+}

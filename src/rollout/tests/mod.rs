@@ -4,10 +4,12 @@
 mod adoption;
 mod calm;
 mod cluster;
+mod configs;
 mod deletion;
 mod holds;
 mod reasons;
 mod scheduler;
+mod services;
 mod texts;
 mod transitions;
 

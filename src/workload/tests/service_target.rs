@@ -75,7 +75,8 @@ fn the_canary_clone_follows_the_target_and_the_primary_what_was_promoted() {
     let mut next = target();
     next.value_mut()["spec"]["selector"]["version"] = json!("v3");
     let follow = |live: &Reading| {
-        desired_canary(&canary, &next, live, &WorkloadSettings::default()).unwrap()
+        let spec = kind.template(&next);
+        desired_canary(&canary, &next, &spec, live, &WorkloadSettings::default()).unwrap()
     };
     let stored = carried_out(&follow(&Reading::Absent).unwrap(), &Reading::Absent);
     assert_eq!(stored.name(), "podinfo-canary");

@@ -1,0 +1,110 @@
+//! What is found about the spec before anything is done: which router steers the traffic, what it lacks and the rollout goes on without,
+//! which configs both sides share, whether the metrics backends can be reached. It stands in `status.observed` and is told when it is
+//! new, once; nothing else follows from it.
+
+use super::Pass;
+use crate::analysis::{self, ProviderConfig, QueryProblem};
+use crate::object::ObjectRef;
+use crate::rollout::decision::Severity;
+use crate::rollout::need::{Finding, Need, Request};
+use crate::rollout::view::View;
+use std::collections::BTreeMap;
+
+/// Key of what the metrics backends said; it is there only during the initialisation.
+const BACKENDS: &str = "metricsProviders";
+/// Key of the router's name.
+const ROUTER: &str = "router";
+
+impl<'a> Pass<'a> {
+    pub(super) fn observe(&mut self, view: &View<'a>) {
+        let mut observed =
+            BTreeMap::from([(ROUTER.to_owned(), view.router.provider().to_owned())]);
+        if let Some(said) = self.status.observed.get(BACKENDS) {
+            observed.insert(BACKENDS.to_owned(), said.clone());
+        }
+        for warning in &view.warnings {
+            if self.status.observed.get(&warning.field) != Some(&warning.message) {
+                if warning.flaggers.is_empty() {
+                    let text = format!("{}: {}", warning.field, warning.message);
+                    self.tell(Severity::Warn, "NotSupported", text);
+                }
+                for text in warning.flaggers {
+                    self.tell(Severity::Warn, "NotSupported", (*text).to_owned());
+                }
+            }
+            observed.insert(warning.field.clone(), warning.message.clone());
+        }
+        for (key, why) in &view.shared {
+            if self.status.observed.get(key) != Some(why) {
+                self.tell(Severity::Info, "ConfigShared", why.clone());
+            }
+            observed.insert(key.clone(), why.clone());
+        }
+        self.status.observed = observed;
+    }
+
+    /// Asks each metrics backend once, while the primary comes up, whether it is there. It is a hint for people: no phase waits for it.
+    pub(super) fn probe_backends(&mut self, view: &View<'a>) {
+        let asked = self.status.observed.contains_key(BACKENDS);
+        if asked || self.canary.spec.skip_analysis() {
+            return;
+        }
+        let Some(id) = self.run_ref().map(|run| run.id.clone()) else {
+            return;
+        };
+        let settings = &self.snapshot.settings;
+        let lookup = |name: &ObjectRef| view.snapshot.object(name);
+        let queries = analysis::queries(
+            self.canary,
+            &settings.mesh_provider,
+            &settings.metrics_server,
+            &lookup,
+        );
+        let mut problems: Vec<String> = Vec::new();
+        let mut seen: Vec<ProviderConfig> = Vec::new();
+        let mut needs = Vec::new();
+        for query in queries {
+            let query = match query {
+                Ok(query) if seen.contains(&query.provider) => continue,
+                Ok(query) => query,
+                Err(QueryProblem::Unknown(_)) => return,
+                Err(QueryProblem::Invalid { message, .. }) => {
+                    problems.push(message);
+                    continue;
+                }
+            };
+            seen.push(query.provider.clone());
+            let need = Need {
+                key: format!("probe/{}/{id}", seen.len()),
+                request: Request::Probe(Box::new(query)),
+            };
+            match self.snapshot.finding(&need) {
+                Some(Finding::Probe(Ok(()))) => {}
+                Some(Finding::Probe(Err(why))) => problems.push(why.clone()),
+                _ => needs.push(need),
+            }
+        }
+        if !needs.is_empty() {
+            return self.needs.extend(needs);
+        }
+        if seen.is_empty() && problems.is_empty() {
+            return;
+        }
+        if problems.is_empty() {
+            let text = "all the metrics providers are available!".to_owned();
+            self.tell(Severity::Info, "MetricsProvidersAvailable", text);
+            problems.push("available".to_owned());
+        } else {
+            let text = format!("Error checking metric providers: {}", problems.join("; "));
+            self.tell(Severity::Warn, "MetricsProviderUnavailable", text);
+        }
+        self.status
+            .observed
+            .insert(BACKENDS.to_owned(), problems.join("; "));
+    }
+
+    /// What was said at the start says nothing of later.
+    pub(super) fn forget_backends(&mut self) {
+        self.status.observed.remove(BACKENDS);
+    }
+}
