@@ -54,8 +54,8 @@ pub use canary_service::{
     IntOrString, MirrorBackendRef, MirrorFilter, Retries, Rewrite, StringMatch, UnmanagedMetadata,
 };
 pub use canary_status::{
-    CanaryStatus, Condition, ConditionStatus, Deletion, MetricStatus, Phase, PodFailure, Promoted, Run,
-    RunOutcome, RunWeights, Verdict, condition_type,
+    CanaryStatus, Condition, ConditionStatus, Deletion, MetricStatus, Phase, PodFailure, Promoted,
+    Run, RunOutcome, RunWeights, Verdict, condition_type,
 };
 pub use decode::DecodeError;
 pub use defaults::Strategy;

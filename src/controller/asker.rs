@@ -46,12 +46,7 @@ pub struct Asker {
 impl Asker {
     /// Wakes canaries in `queue` when their questions are answered.
     #[must_use]
-    pub fn new(
-        api: KubeApi,
-        queue: Arc<Queue>,
-        hooks: Hooks,
-        metrics: MetricSources,
-    ) -> Arc<Self> {
+    pub fn new(api: KubeApi, queue: Arc<Queue>, hooks: Hooks, metrics: MetricSources) -> Arc<Self> {
         Arc::new(Self {
             cases: Mutex::default(),
             queue,

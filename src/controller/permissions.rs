@@ -58,6 +58,8 @@ pub static CORE: &[Grant] = &[
     ),
     on(kinds::SERVICE, OWN),
     on(kinds::ENDPOINT_SLICE, FOLLOW),
+    // Why pods of a failing run don't run: listed then, never watched.
+    on(kinds::POD, &["list"]),
     on(kinds::HORIZONTAL_POD_AUTOSCALER, OWN),
     on(kinds::SCALED_OBJECT, OWN),
     // What targets use and what metric templates name as `secretRef`.
@@ -68,8 +70,8 @@ pub static CORE: &[Grant] = &[
 
 /// In addition with `-enable-config-tracking`: the primary's copies.
 pub static CONFIG_TRACKING: &[Grant] = &[
-    on(kinds::CONFIG_MAP, &["create", "patch"]),
-    on(kinds::SECRET, &["create", "patch"]),
+    on(kinds::CONFIG_MAP, &["create", "patch", "delete"]),
+    on(kinds::SECRET, &["create", "patch", "delete"]),
 ];
 
 /// In addition with `-enable-leader-election`, in the namespace of the lease alone.

@@ -165,6 +165,10 @@ fn put(
     generation: Option<i64>,
     now: Timestamp,
 ) {
+    debug_assert!(
+        super::reasons::is_of_condition(reason),
+        "{reason} is not listed in src/rollout/reasons.rs"
+    );
     let fresh = Condition {
         condition_type: kind.to_owned(),
         status: value,

@@ -6,13 +6,14 @@ use super::stage::Stage;
 use super::view::View;
 use crate::api::{CanaryStatus, Phase, Run};
 use crate::object::{
-    APPLIED_ANNOTATION, Expect, Object, ObjectRef, Reading, Write, apply_if_needed, apply_sealed_if_needed,
-    seal,
+    APPLIED_ANNOTATION, Expect, Object, ObjectRef, Reading, Write, apply_if_needed,
+    apply_sealed_if_needed, seal,
 };
 use crate::routing::{Cookies, RouteRequest, Split, Weight};
 use crate::workload::revision::{self, KeptRevision};
 use crate::workload::services::{self, ServiceRole};
 use crate::workload::{self, PrimaryRequest, WorkloadError, autoscaler, configs, service_target};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +23,8 @@ pub(super) struct Plan {
     pub writes: Vec<Write>,
     /// A split that somebody else changed and that is set back.
     pub drift: Option<Drift>,
+    /// When something must be looked at again.
+    pub wake: Option<Timestamp>,
     /// Reason and sentence where something can't be written as it should be.
     pub problem: Option<(&'static str, String)>,
 }
@@ -173,7 +176,12 @@ fn fill(
     };
     // A clone that is there changes what it leads to only after the routes have been told.
     let (first, later) = match clone {
-        Some(write @ Write::Apply { expect: Expect::Any, .. }) => (Some(write), None),
+        Some(
+            write @ Write::Apply {
+                expect: Expect::Any,
+                ..
+            },
+        ) => (Some(write), None),
         write => (None, write),
     };
     plan.writes.extend(first);
@@ -199,7 +207,7 @@ fn fill(
             .extend(primary_write(view, status, hash, configs)?);
     }
     if let Some(autoscaler) = autoscaler {
-        autoscaler_write(view, intent, autoscaler, plan)?;
+        autoscaler_write(view, status, intent, autoscaler, plan)?;
     }
     if intent.apex && view.kind.has_pods() {
         plan.writes.extend(service(ServiceRole::Apex)?);
@@ -237,7 +245,9 @@ fn canary_clone(
         None => Some(view.template.clone()),
     };
     let Some(spec) = spec else { return Ok(None) };
-    let live = view.snapshot.object(&ServiceRole::Canary.object(view.canary));
+    let live = view
+        .snapshot
+        .object(&ServiceRole::Canary.object(view.canary));
     let settings = &view.snapshot.settings.workload;
     service_target::desired_canary(view.canary, &view.target, &spec, &live, settings)
         .map_err(|error| ("TargetUnfit", error.to_string()))
@@ -317,7 +327,10 @@ fn prepare_configs(
     let Some(run) = &status.run else {
         return Ok(());
     };
-    let known = status.promoted.as_ref().map(|promoted| &promoted.tracked_configs);
+    let known = status
+        .promoted
+        .as_ref()
+        .map(|promoted| &promoted.tracked_configs);
     let fresh: Configs = run
         .tracked_configs
         .iter()
@@ -343,9 +356,11 @@ fn renames(template: &Value, judged: &Configs) -> BTreeMap<(String, String), Str
         .collect()
 }
 
-/// The primary's autoscaler is made once the primary is there, and follows its source when the primary is promoted.
+/// The primary's autoscaler is made once the primary is there, and follows its source when the primary is promoted. While the primary takes
+/// traffic over, the minimum is what the traffic needs: an autoscaler that has seen no load would have kept the primary small.
 fn autoscaler_write(
     view: &View<'_>,
+    status: &CanaryStatus,
     intent: &Intent<'_>,
     source: &Object,
     plan: &mut Plan,
@@ -354,14 +369,58 @@ fn autoscaler_write(
         return Ok(());
     };
     let live = view.snapshot.object(&name);
-    if view.primary.is_absent() || !(live.is_absent() || intent.copies) {
+    let raised = live.object().and_then(autoscaler::floor);
+    let settled = status.promoted.as_ref().and_then(|promoted| {
+        let at = promoted.promoted_at?;
+        at.checked_add(SETTLING).ok()
+    });
+    let lower = raised.is_some()
+        && status.run.is_none()
+        && settled.is_none_or(|settled| settled <= view.snapshot.now);
+    if raised.is_some() && status.run.is_none() && !lower {
+        plan.wake = settled;
+    }
+    if view.primary.is_absent() || !(live.is_absent() || intent.copies || lower) {
         return Ok(());
     }
-    let desired = autoscaler::desired_primary_autoscaler(view.canary, source)
+    let mut desired = autoscaler::desired_primary_autoscaler(view.canary, source)
         .map_err(|error| ("AutoscalerUnfit", error.to_string()))?;
+    if !lower && !live.is_absent() {
+        let needed = needed_replicas(view, status).max(raised);
+        desired = needed.map_or(desired.clone(), |needed| {
+            autoscaler::with_floor(desired, needed)
+        });
+    }
     plan.writes
         .extend(apply_if_needed(&name.kind, desired, &live));
     Ok(())
+}
+
+/// How long the minimum of the primary's autoscaler stays raised after a promotion: as long as a HPA looks back before it scales down.
+const SETTLING: SignedDuration = SignedDuration::from_mins(5);
+
+/// How many pods the primary needs for the traffic that it is about to take over; `None` where it takes none over, or has no autoscaler.
+fn needed_replicas(view: &View<'_>, status: &CanaryStatus) -> Option<i64> {
+    let run = status.run.as_ref()?;
+    let takes_over = matches!(
+        Stage::parse(&run.stage),
+        Some(Stage::Promoting | Stage::Returning)
+    );
+    let source = view.autoscaler.as_ref()?.object()?;
+    let desired = autoscaler::desired_primary_autoscaler(view.canary, source).ok()?;
+    let canary = if effective_split(status, run).canary > Weight::NONE {
+        view.kind.replicas(&view.target)
+    } else {
+        0
+    };
+    takes_over.then(|| autoscaler::capacity(&desired, canary))
+}
+
+/// How many pods the primary has, where they are fewer than it needs for the traffic that it is about to take over, and how many those are.
+pub(super) fn lacks_capacity(view: &View<'_>, status: &CanaryStatus) -> Option<(i64, i64)> {
+    let needed = needed_replicas(view, status)?;
+    let has = view.kind.replicas(view.primary.object()?);
+    (view.kind.kind() == "Deployment" && has < needed).then_some((has, needed))
 }
 
 /// The split that the status asked for before this pass.
@@ -437,7 +496,10 @@ fn keep_revisions(
 
 /// Deletes the copies that the promoted primary does not read.
 fn forget_configs(view: &View<'_>, status: &CanaryStatus, plan: &mut Plan) {
-    let stale = status.promoted.iter().flat_map(|promoted| &promoted.stale_configs);
+    let stale = status
+        .promoted
+        .iter()
+        .flat_map(|promoted| &promoted.stale_configs);
     for copy in stale.filter_map(|key| configs::copy_of_key(view.canary, key)) {
         if let Reading::Present(live) = view.snapshot.object(&copy) {
             plan.writes.extend(configs::forget_copy(&live, view.canary));

@@ -9,6 +9,7 @@ mod decision;
 mod ladder;
 mod need;
 mod pass;
+pub mod reasons;
 mod snapshot;
 mod stage;
 mod view;

@@ -109,6 +109,7 @@ impl Pass<'_> {
         if let Some(foreign) = plan.drift {
             self.tell_drift(&foreign);
         }
+        self.wake_at(plan.wake);
         if let Some((reason, message)) = plan.problem {
             self.remarks.stalled.get_or_insert((reason, message));
         }

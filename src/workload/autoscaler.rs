@@ -108,6 +108,51 @@ pub fn desired_primary_autoscaler(
     })))
 }
 
+/// Annotation on the primary's autoscaler: its minimum was raised to this for a promotion.
+pub const FLOOR: &str = "serin.dev/floor";
+
+/// How many pods a side needs that takes over the traffic of `replicas` pods, by the bounds of an autoscaler.
+#[must_use]
+pub fn capacity(autoscaler: &Object, replicas: i64) -> i64 {
+    let (least, most) = bounds(autoscaler);
+    replicas.max(least).min(most.unwrap_or(i64::MAX))
+}
+
+/// What the minimum of a live autoscaler was raised to, if it was.
+#[must_use]
+pub fn floor(autoscaler: &Object) -> Option<i64> {
+    autoscaler.annotation(FLOOR)?.parse().ok()
+}
+
+/// The autoscaler with its minimum raised, where that is more than it has.
+#[must_use]
+pub fn with_floor(mut autoscaler: Object, floor: i64) -> Object {
+    let floor = capacity(&autoscaler, floor);
+    if floor <= bounds(&autoscaler).0 {
+        return autoscaler;
+    }
+    let least = if is_scaled_object(&autoscaler) {
+        "minReplicaCount"
+    } else {
+        "minReplicas"
+    };
+    let value = autoscaler.value_mut();
+    value["spec"][least] = json!(floor);
+    value["metadata"]["annotations"][FLOOR] = json!(floor.to_string());
+    autoscaler
+}
+
+/// The least and the most replicas that an autoscaler keeps.
+fn bounds(autoscaler: &Object) -> (i64, Option<i64>) {
+    let number = |hpa: &str, keda: &str| {
+        autoscaler
+            .number(&format!("/spec/{hpa}"))
+            .or_else(|| autoscaler.number(&format!("/spec/{keda}")))
+    };
+    let least = number("minReplicas", "minReplicaCount").unwrap_or(1).max(1);
+    (least, number("maxReplicas", "maxReplicaCount"))
+}
+
 fn rename_keda(spec: &mut Value, canary: &Canary, reference: &AutoscalerRef) {
     if let Some(name) = spec.pointer_mut("/advanced/horizontalPodAutoscalerConfig/name")
         && let Some(text) = name.as_str().filter(|text| !text.is_empty())

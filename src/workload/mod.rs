@@ -186,7 +186,13 @@ pub trait Target: Send + Sync {
     /// Whether `workload` (target or primary) is ready.
     fn readiness(&self, workload: &Object, rule: &ReadinessRule) -> Readiness;
     /// Whether `primary` runs what is kept of the target: by this a canary that comes over from Flagger is adopted without a run.
-    fn runs(&self, primary: &Object, template: &Value, target: &str, selector: &SelectorLabel) -> bool {
+    fn runs(
+        &self,
+        primary: &Object,
+        template: &Value,
+        target: &str,
+        selector: &SelectorLabel,
+    ) -> bool {
         runs_template(primary.at("/spec/template"), template, target, selector)
     }
     /// Whether the target has pods of its own, which are scaled, and Services that select them are made.
@@ -227,8 +233,8 @@ pub mod service_target;
 pub mod services;
 
 pub use ownership::refuse_foreign;
-use pod_template::runs_template;
 pub use pod_template::flagger_id;
+use pod_template::runs_template;
 
 /// The target kind of a canary, by `spec.targetRef.kind` of a workload that has pods.
 #[must_use]

@@ -198,7 +198,12 @@ impl<'a> Pass<'a> {
 
     /// A side that has weight lost its last ready endpoint, and the other one has some: traffic moves at once.
     pub(super) fn divert(&mut self, _view: &View<'a>, dark: Side) {
-        let (split, name) = match dark {
+        self.divert_because(dark, "has no ready endpoints");
+    }
+
+    /// All traffic away from a side, with why.
+    pub(super) fn divert_because(&mut self, from: Side, why: &str) {
+        let (split, name) = match from {
             Side::Canary => (Split::PRIMARY, "canary"),
             Side::Primary => (Split::CANARY, "primary"),
         };
@@ -208,7 +213,7 @@ impl<'a> Pass<'a> {
             Severity::Warn,
             "TrafficDiverted",
             format!(
-                "The {name} of {} has no ready endpoints, all traffic goes to the other side",
+                "The {name} of {} {why}, all traffic goes to the other side",
                 self.full_name()
             ),
         );

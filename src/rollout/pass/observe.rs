@@ -17,8 +17,7 @@ const ROUTER: &str = "router";
 
 impl<'a> Pass<'a> {
     pub(super) fn observe(&mut self, view: &View<'a>) {
-        let mut observed =
-            BTreeMap::from([(ROUTER.to_owned(), view.router.provider().to_owned())]);
+        let mut observed = BTreeMap::from([(ROUTER.to_owned(), view.router.provider().to_owned())]);
         if let Some(said) = self.status.observed.get(BACKENDS) {
             observed.insert(BACKENDS.to_owned(), said.clone());
         }

@@ -10,6 +10,7 @@ use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, Side, View, signed};
 use crate::routing::{Split, Weight};
 use crate::workload::Readiness;
+use jiff::SignedDuration;
 
 /// What a run waits for whose promotion has failed.
 const LAST_WORDS: &str = "the pods to say why they don't run";
@@ -75,6 +76,20 @@ impl<'a> Pass<'a> {
                     self.explain_when_overdue(view, Side::Primary, run.step_started_at, deadline);
                     return self.keep_served(view, &run);
                 }
+            }
+        }
+        if !returning && let Some((has, needed)) = converge::lacks_capacity(view, &self.status) {
+            // The autoscaler's minimum was raised; what it makes of that is waited for, but not for ever.
+            let patience =
+                signed(self.canary.spec.progress_deadline()).min(SignedDuration::from_mins(2));
+            if !self.is_past(run.step_started_at, patience) {
+                self.with_run(|run| {
+                    run.message = Some(format!(
+                        "The primary has {has} pods and is given {needed} before it takes the traffic over."
+                    ));
+                });
+                self.wake_after(run.step_started_at, patience);
+                return self.keep_served(view, &run);
             }
         }
         let step = self.canary.spec.analysis.step_weight_promotion();
@@ -143,7 +158,12 @@ impl<'a> Pass<'a> {
             && view.serves(Side::Primary)
             && (unjudged || view.is_dark(Side::Canary))
         {
-            self.divert(view, Side::Canary);
+            let why = if view.is_dark(Side::Canary) {
+                "has no ready endpoints"
+            } else {
+                "has a newer revision that was not judged"
+            };
+            self.divert_because(Side::Canary, why);
         } else if split.canary < Weight::ALL
             && !run.diverted
             && !unjudged

@@ -2,12 +2,12 @@
 
 use super::{Pass, weights};
 use crate::api::{HookType, Phase, Promoted, Run};
+use crate::object::Reading;
 use crate::rollout::checks;
 use crate::rollout::checks::Judged;
 use crate::rollout::decision::Tally;
 use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, View};
-use crate::object::Reading;
 use crate::routing::Split;
 use crate::workload::{configs, revision};
 use jiff::SignedDuration;
@@ -119,7 +119,12 @@ impl<'a> Pass<'a> {
     fn stale_configs(&self, kept: &BTreeMap<String, String>) -> Vec<String> {
         let before = self.status.promoted.iter();
         let keys: BTreeSet<String> = before
-            .flat_map(|promoted| promoted.tracked_configs.keys().chain(&promoted.stale_configs))
+            .flat_map(|promoted| {
+                promoted
+                    .tracked_configs
+                    .keys()
+                    .chain(&promoted.stale_configs)
+            })
             .filter(|key| !kept.contains_key(*key))
             .cloned()
             .collect();

@@ -6,6 +6,10 @@ use crate::rollout::decision::{Announcement, Severity};
 
 impl Pass<'_> {
     pub(super) fn tell(&mut self, severity: Severity, reason: &'static str, message: String) {
+        debug_assert!(
+            crate::rollout::reasons::is_of_event(reason),
+            "{reason} is not listed in src/rollout/reasons.rs"
+        );
         let phase = self.status.phase.as_str().to_owned();
         self.announcements.push(Announcement {
             severity,

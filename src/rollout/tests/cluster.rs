@@ -6,8 +6,8 @@ use crate::analysis::Measurement;
 use crate::api::{Canary, CanaryStatus, ConditionStatus, Phase, PodFailure};
 use crate::object::{Object, ObjectRef, Patch, Reading, Write, kinds};
 use crate::rollout::{
-    Announcement, Finding, HookAnswer, Listing, Need, Refusal, Request, Settings, Severity, Snapshot, Tally,
-    Want, decide,
+    Announcement, Finding, HookAnswer, Listing, Need, Refusal, Request, Settings, Severity,
+    Sibling, Snapshot, Tally, Want, decide,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -54,6 +54,7 @@ pub struct Cluster {
     pub lists: usize,
     unreadable: BTreeMap<ObjectRef, String>,
     refusal: Option<Refusal>,
+    siblings: Vec<Sibling>,
     /// What decisions wanted to read so far, as watches would have it.
     reads: BTreeSet<Want>,
     /// What was answered so far.
@@ -90,6 +91,7 @@ impl Cluster {
             lists: 0,
             unreadable: BTreeMap::new(),
             refusal: None,
+            siblings: Vec::new(),
             reads: BTreeSet::new(),
             findings: BTreeMap::new(),
             gateway: true,
@@ -189,6 +191,22 @@ spec:
     /// What the API server makes of the writes.
     pub fn refuse(&mut self, refusal: Option<Refusal>) -> &mut Self {
         self.refusal = refusal;
+        self
+    }
+
+    /// An older canary of this target and apex Service.
+    pub fn given_rival(&mut self, target: &str, apex: &str) -> &mut Self {
+        self.siblings.push(Sibling {
+            name: "rival".to_owned(),
+            created_at: "2020-01-01T00:00:00Z".parse().ok(),
+            target: target.to_owned(),
+            apex: apex.to_owned(),
+        });
+        self
+    }
+
+    pub fn rival_goes(&mut self) -> &mut Self {
+        self.siblings.clear();
         self
     }
 
@@ -351,6 +369,7 @@ spec:
             Snapshot::new(self.now, Arc::new(canary), Arc::new(self.settings.clone()));
         snapshot.entropy = self.version;
         snapshot.refusal = self.refusal.clone();
+        snapshot.siblings.clone_from(&self.siblings);
         for want in &self.reads {
             match want {
                 Want::Object(name) => snapshot.add_object(name.clone(), self.reading(name)),
@@ -651,12 +670,16 @@ spec:
         let names: Vec<ObjectRef> = self
             .objects
             .keys()
-            .filter(|name| name.kind == kinds::DEPLOYMENT || name.kind == kinds::HTTP_ROUTE)
+            .filter(|name| {
+                [kinds::DEPLOYMENT, kinds::DAEMON_SET, kinds::HTTP_ROUTE].contains(&name.kind)
+            })
             .cloned()
             .collect();
         for name in names {
             let status = if name.kind == kinds::DEPLOYMENT {
                 self.roll(&name)
+            } else if name.kind == kinds::DAEMON_SET {
+                self.place(&name)
             } else if self.gateway {
                 self.accept(&name)
             } else {
@@ -701,6 +724,23 @@ spec:
         })
     }
 
+    /// A `DaemonSet` on two nodes, neither of which has labels.
+    fn place(&self, name: &ObjectRef) -> Value {
+        let object = &self.objects[name];
+        let parked = object
+            .at("/spec/template/spec/nodeSelector")
+            .as_object()
+            .is_some_and(|labels| !labels.is_empty());
+        let wanted = if parked { 0 } else { 2 };
+        let dead = self.pods.get(&name.name) == Some(&Pods::Dead);
+        json!({
+            "observedGeneration": object.generation(),
+            "desiredNumberScheduled": wanted,
+            "updatedNumberScheduled": wanted,
+            "numberAvailable": if dead { 0 } else { wanted },
+        })
+    }
+
     fn accept(&self, name: &ObjectRef) -> Value {
         let route = &self.objects[name];
         let parents: Vec<Value> = route
@@ -726,7 +766,7 @@ spec:
         let selected = self
             .objects
             .values()
-            .filter(|object| object.kind() == "Deployment")
+            .filter(|object| ["Deployment", "DaemonSet"].contains(&object.kind()))
             .filter(|object| {
                 let labels = object.string_map("/spec/template/metadata/labels");
                 selector.as_ref().is_some_and(|selector| {
@@ -735,7 +775,11 @@ spec:
                         .all(|(key, value)| labels.get(key) == Some(value))
                 })
             })
-            .filter_map(|object| object.number("/status/availableReplicas"))
+            .filter_map(|object| {
+                object
+                    .number("/status/availableReplicas")
+                    .or_else(|| object.number("/status/numberAvailable"))
+            })
             .sum();
         let ready = self.endpoints.get(service).copied().unwrap_or(selected);
         let endpoints: Vec<Value> = (0..ready)
@@ -781,6 +825,7 @@ fn kind_of(object: &Object) -> crate::object::Kind {
         kinds::SECRET,
         kinds::HTTP_ROUTE,
         kinds::HORIZONTAL_POD_AUTOSCALER,
+        kinds::SCALED_OBJECT,
     ]
     .into_iter()
     .find(|kind| kind.matches(object.api_version(), object.kind()))

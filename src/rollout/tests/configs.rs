@@ -16,7 +16,11 @@ fn read(cluster: &mut Cluster, configs: &[&str]) {
         .iter()
         .map(|config| {
             let (kind, name) = config.split_once(' ').unwrap();
-            let field = if kind == "Secret" { "secretRef" } else { "configMapRef" };
+            let field = if kind == "Secret" {
+                "secretRef"
+            } else {
+                "configMapRef"
+            };
             json!({field: {"name": name}})
         })
         .collect();
@@ -38,9 +42,18 @@ fn secret(name: &str) -> crate::object::ObjectRef {
 #[test]
 fn a_secret_that_somebody_rotates_is_shared_told_once_and_never_frozen() {
     let marks = [
-        ("its controller", "ownerReferences: [{apiVersion: external-secrets.io/v1, kind: ExternalSecret, name: db, uid: es, controller: true}]"),
-        ("cert-manager", "annotations: {cert-manager.io/certificate-name: db}"),
-        ("External Secrets", "labels: {reconcile.external-secrets.io/managed: 'true'}"),
+        (
+            "its controller",
+            "ownerReferences: [{apiVersion: external-secrets.io/v1, kind: ExternalSecret, name: db, uid: es, controller: true}]",
+        ),
+        (
+            "cert-manager",
+            "annotations: {cert-manager.io/certificate-name: db}",
+        ),
+        (
+            "External Secrets",
+            "labels: {reconcile.external-secrets.io/managed: 'true'}",
+        ),
     ];
     for (keeper, mark) in marks {
         let mut cluster = Cluster::given_canary(&canary(STEPS));
@@ -50,16 +63,31 @@ fn a_secret_that_somebody_rotates_is_shared_told_once_and_never_frozen() {
         given_reading(&mut cluster, &["Secret db"]);
         cluster.run_until(Phase::Initialized);
         cluster.run_until_calm();
-        assert_eq!(cluster.times_told("primary and canary share it"), 1, "{keeper}: {:?}", cluster.texts());
-        assert!(cluster.texts().iter().any(|text| text.starts_with("Normal ConfigShared Secret db is kept by")));
+        assert_eq!(
+            cluster.times_told("primary and canary share it"),
+            1,
+            "{keeper}: {:?}",
+            cluster.texts()
+        );
+        assert!(
+            cluster
+                .texts()
+                .iter()
+                .any(|text| text.starts_with("Normal ConfigShared Secret db is kept by"))
+        );
         assert!(cluster.status().observed["secret/db"].contains("is kept by"));
         assert!(cluster.object(&secret("db-primary")).is_none(), "{keeper}");
         let primary = cluster.object(&deployment("podinfo-primary")).unwrap();
-        assert_eq!(primary.text("/spec/template/spec/containers/0/envFrom/0/secretRef/name"), "db");
+        assert_eq!(
+            primary.text("/spec/template/spec/containers/0/envFrom/0/secretRef/name"),
+            "db"
+        );
 
         // A rotation reaches the primary's pods with their next start, and starts no run.
         cluster.forget_the_past();
-        cluster.edit(&secret("db"), |secret| secret["data"]["password"] = json!("bmV3"));
+        cluster.edit(&secret("db"), |secret| {
+            secret["data"]["password"] = json!("bmV3")
+        });
         cluster.advance(60);
         assert_eq!(cluster.phase(), Phase::Initialized, "{keeper}");
         assert_eq!(cluster.told, [], "{keeper}");
@@ -94,7 +122,10 @@ fn copies_that_the_promoted_revision_does_not_read_are_removed() {
     cluster.run_until_calm();
     assert!(cluster.object(&config_map("one-primary")).is_none());
     assert!(cluster.object(&config_map("two-primary")).is_some());
-    assert!(cluster.object(&config_map("one")).is_some(), "the user's own stays");
+    assert!(
+        cluster.object(&config_map("one")).is_some(),
+        "the user's own stays"
+    );
     assert!(cluster.status().promoted.unwrap().stale_configs.is_empty());
 }
 
@@ -116,7 +147,10 @@ fn a_copy_that_another_canary_reads_too_or_that_is_not_ours_stays() {
         });
         cluster.run_until(Phase::Succeeded);
         cluster.run_until_calm();
-        assert!(cluster.object(&config_map("one-primary")).is_some(), "{owners}");
+        assert!(
+            cluster.object(&config_map("one-primary")).is_some(),
+            "{owners}"
+        );
         assert!(cluster.status().promoted.unwrap().stale_configs.is_empty());
     }
 }
@@ -148,7 +182,9 @@ fn a_new_config_that_changes_while_it_is_promoted_does_not_keep_the_primary_wait
     cluster.pods("podinfo-primary", Pods::Stuck);
     read(&mut cluster, &["ConfigMap new"]);
     cluster.run_until(Phase::Promoting);
-    cluster.edit(&config_map("new"), |config| config["data"]["key"] = json!("2"));
+    cluster.edit(&config_map("new"), |config| {
+        config["data"]["key"] = json!("2")
+    });
     cluster.run_until_calm();
     let copy = cluster.object(&config_map("new-primary")).unwrap();
     assert_eq!(copy.text("/data/key"), "1", "what was judged is promoted");
@@ -157,5 +193,9 @@ fn a_new_config_that_changes_while_it_is_promoted_does_not_keep_the_primary_wait
         .run_until(Phase::Succeeded);
     assert_eq!(cluster.outcomes(), ["Promoted", "Promoted"]);
     let copy = cluster.object(&config_map("new-primary")).unwrap();
-    assert_eq!(copy.text("/data/key"), "2", "and the change is the next run");
+    assert_eq!(
+        copy.text("/data/key"),
+        "2",
+        "and the change is the next run"
+    );
 }

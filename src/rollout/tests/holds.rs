@@ -312,7 +312,9 @@ fn what_is_measured_while_a_gate_is_closed_is_written_now_and_then() {
     );
     let mut cluster = initialised(&measured);
     cluster.answer_hook("gate", refused());
-    cluster.deploy("podinfo:2").run_until(Phase::WaitingPromotion);
+    cluster
+        .deploy("podinfo:2")
+        .run_until(Phase::WaitingPromotion);
     let value = |cluster: &Cluster| cluster.status().metrics[0].value.clone().unwrap();
     let first = value(&cluster);
     cluster.answer_metric(SUCCESS_RATE, Measurement::Value(99.5));
@@ -323,7 +325,11 @@ fn what_is_measured_while_a_gate_is_closed_is_written_now_and_then() {
     cluster.forget_the_past();
     cluster.advance(3600);
     assert!(cluster.writes.is_empty() && cluster.told.is_empty());
-    assert_eq!(cluster.journal.len(), 1, "nothing but the status is written");
+    assert_eq!(
+        cluster.journal.len(),
+        1,
+        "nothing but the status is written"
+    );
 }
 
 #[test]
@@ -336,13 +342,23 @@ fn what_the_api_server_refuses_is_said_in_the_conditions_and_taken_back() {
     cluster.refuse(Some(refusal.clone())).run_until_calm();
     assert_eq!(
         cluster.condition(condition_type::READY),
-        (ConditionStatus::False, refusal.reason.to_owned(), refusal.message.clone())
+        (
+            ConditionStatus::False,
+            refusal.reason.to_owned(),
+            refusal.message.clone()
+        )
     );
-    assert_eq!(cluster.condition(condition_type::STALLED).0, ConditionStatus::True);
+    assert_eq!(
+        cluster.condition(condition_type::STALLED).0,
+        ConditionStatus::True
+    );
     assert_eq!(cluster.times_told("denied by policy"), 1);
     // As long as it is so, nothing changes.
     cluster.advance(600);
     assert_eq!(cluster.times_told("denied by policy"), 1);
     cluster.refuse(None).run_until_calm();
-    assert_eq!(cluster.condition(condition_type::READY).0, ConditionStatus::True);
+    assert_eq!(
+        cluster.condition(condition_type::READY).0,
+        ConditionStatus::True
+    );
 }

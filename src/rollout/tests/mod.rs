@@ -10,6 +10,7 @@ mod holds;
 mod reasons;
 mod scheduler;
 mod services;
+mod targets;
 mod texts;
 mod transitions;
 

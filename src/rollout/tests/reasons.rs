@@ -12,7 +12,10 @@ fn a_canary_that_never_gets_ready_leaves_the_reason_of_its_pods() {
     assert_eq!(cluster.lists, 0, "nothing is asked while there is time");
     cluster.advance(10);
     assert_eq!(cluster.lists, 1, "half of the deadline is past");
-    assert_eq!(cluster.status().run.unwrap().pod_failures[0].exit_code, Some(1));
+    assert_eq!(
+        cluster.status().run.unwrap().pod_failures[0].exit_code,
+        Some(1)
+    );
     assert_eq!(
         cluster.times_told(&format!("Pods of podinfo.test don't run: {WHY}")),
         1
@@ -27,7 +30,10 @@ fn a_canary_that_never_gets_ready_leaves_the_reason_of_its_pods() {
         "{cause}"
     );
     // Flagger's words stay what they are.
-    assert_eq!(cluster.times_told("Canary failed! Scaling down podinfo.test"), 1);
+    assert_eq!(
+        cluster.times_told("Canary failed! Scaling down podinfo.test"),
+        1
+    );
     assert_eq!(
         cluster.condition(condition_type::PROMOTED).2,
         "Canary analysis failed, Deployment scaled to zero."
@@ -75,7 +81,9 @@ fn a_primary_that_never_gets_ready_says_why_while_the_users_workload_serves() {
         .advance(100);
     assert_eq!(cluster.phase(), Phase::Failed);
     assert!(cluster.condition(condition_type::STALLED).2.ends_with(WHY));
-    cluster.pods_ready("podinfo-primary").run_until(Phase::Initialized);
+    cluster
+        .pods_ready("podinfo-primary")
+        .run_until(Phase::Initialized);
     assert_eq!(cluster.status().run, None);
 }
 

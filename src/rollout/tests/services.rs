@@ -174,7 +174,13 @@ fn a_cluster_that_flagger_ran_is_taken_over_without_a_run() {
     cluster.advance(60);
     assert_eq!(cluster.phase(), Phase::Succeeded);
     assert!(cluster.status().run.is_none());
-    assert!(cluster.status().last_applied_spec.unwrap().starts_with("s1:"));
+    assert!(
+        cluster
+            .status()
+            .last_applied_spec
+            .unwrap()
+            .starts_with("s1:")
+    );
     assert_eq!(cluster.splits, [(100, 0)]);
 }
 

@@ -7,13 +7,38 @@ use crate::rollout::Severity;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Type, shape of the text (`*` for what differs) and Serin's reason. Flagger's reason was always `Synced`.
-const SAID: [(&str, &str, &str); 38] = [
+const SAID: &[(&str, &str, &str)] = &[
     (
         "Normal",
         "skipping canary run as object is suspended",
         "Suspended",
     ),
     ("Normal", "Initialization done! podinfo.test", "Initialized"),
+    (
+        "Normal",
+        "all the metrics providers are available!",
+        "MetricsProvidersAvailable",
+    ),
+    (
+        "Warning",
+        "Error checking metric providers: *",
+        "MetricsProviderUnavailable",
+    ),
+    (
+        "Warning",
+        "A/B testing is not supported when using the kubernetes provider",
+        "NotSupported",
+    ),
+    (
+        "Warning",
+        "Progressive traffic is not supported when using the kubernetes provider",
+        "NotSupported",
+    ),
+    (
+        "Warning",
+        "Setting canaryAnalysis.iterations: 10",
+        "NotSupported",
+    ),
     ("Normal", "Confirm-rollout check h passed", "HookPassed"),
     ("Normal", "Pre-rollout check h passed", "HookPassed"),
     (
@@ -161,31 +186,14 @@ const SAID: [(&str, &str, &str); 38] = [
 ];
 
 /// Texts of Flagger's that are not said, because …
-const NOT_SAID: [(&str, &str); 7] = [
-    (
-        "all the metrics providers are available!",
-        "it says in every interval of the initialisation that nothing is wrong",
-    ),
-    (
-        "Error checking metric providers: *",
-        "providers are asked when they are needed; what they answer is then said and stands in status.metrics",
-    ),
+const NOT_SAID: [(&str, &str); 2] = [
     (
         "Rollback hook * not signaling a rollback",
         "it repeats in every interval that nothing happens",
     ),
     (
-        "A/B testing is not supported when using the kubernetes provider",
-        "a warning about the spec, said with the other findings about it and not in every interval",
-    ),
-    (
-        "Progressive traffic is not supported when using the kubernetes provider",
-        "the same",
-    ),
-    ("Setting canaryAnalysis.iterations: 10", "the same"),
-    (
         "scaling down canary Deployment * failed: *",
-        "a write that fails is the controller's to tell, with the object and the reason",
+        "a write that fails is said by the reason WriteRefused, with the object and what the API server answered",
     ),
 ];
 
@@ -298,6 +306,29 @@ fn stories() -> Vec<Cluster> {
     late.pods("podinfo", Pods::Dead);
     late.deploy("podinfo:2").run_until(Phase::Failed);
     stories.push(late);
+
+    for (strategy, backend) in [
+        ("stepWeight: 20", Measurement::Value(1.0)),
+        (
+            "iterations: 1, match: [{headers: {x-user: {exact: insider}}}]",
+            Measurement::Error("connection refused".to_owned()),
+        ),
+    ] {
+        let analysis = format!(
+            "{{interval: 10s, threshold: 2, {strategy}, metrics: [{{name: request-success-rate, interval: 1m, thresholdRange: {{min: 99}}}}]}}"
+        );
+        let mut without_mesh =
+            Cluster::given_canary(&canary_with(&analysis, ", provider: kubernetes"));
+        without_mesh
+            .given_deployment("podinfo:1")
+            .answer_metric(SUCCESS_RATE, backend)
+            .pods("podinfo-primary", Pods::Dead)
+            .run_until_calm();
+        without_mesh
+            .pods_ready("podinfo-primary")
+            .run_until(Phase::Initialized);
+        stories.push(without_mesh);
+    }
     stories
 }
 
@@ -328,6 +359,15 @@ fn each_event_of_flaggers_is_said_with_a_reason_or_left_out_with_a_why() {
         "not said: {missing:#?}\nsaid: {:#?}",
         told.iter().collect::<BTreeSet<_>>()
     );
+    for (_, _, reason) in &told {
+        assert!(
+            crate::rollout::reasons::OF_EVENTS
+                .iter()
+                .chain(&crate::rollout::reasons::OF_CONDITIONS)
+                .any(|(name, _)| name == reason),
+            "{reason} is not listed"
+        );
+    }
     for (shape, why) in NOT_SAID {
         assert!(
             !told.iter().any(|(_, text, _)| fits(text, shape)),
@@ -340,6 +380,13 @@ fn each_event_of_flaggers_is_said_with_a_reason_or_left_out_with_a_why() {
 #[test]
 fn the_promoted_condition_says_flaggers_sentences() {
     let sentences: BTreeMap<Phase, (ConditionStatus, &str)> = [
+        (
+            Phase::Terminating,
+            (
+                ConditionStatus::Unknown,
+                "New Deployment detected, starting initialization.",
+            ),
+        ),
         (
             Phase::Initializing,
             (
@@ -409,6 +456,12 @@ fn the_promoted_condition_says_flaggers_sentences() {
             }
             Phase::Initialized => initialised(STEPS),
             Phase::Failed => failed(),
+            Phase::Terminating => {
+                let mut cluster = initialised_with(&canary_with(STEPS, ", revertOnDeletion: true"));
+                cluster.pods("podinfo", Pods::Dead);
+                cluster.delete_canary().run_until_calm();
+                cluster
+            }
             _ => {
                 let mut cluster = initialised(&with_hooks(
                     "stepWeight: 50, drain: 20s",
@@ -434,6 +487,32 @@ fn the_promoted_condition_says_flaggers_sentences() {
             "{phase}"
         );
     }
+}
+
+/// Each of them is told once, however often the canary is looked at.
+#[test]
+fn what_a_router_lacks_and_what_backends_say_is_told_once() {
+    let mut cluster = stories().pop().unwrap();
+    let warning = "A/B testing is not supported when using the kubernetes provider";
+    assert_eq!(cluster.times_told(warning), 1);
+    assert_eq!(cluster.times_told("Error checking metric providers: "), 1);
+    cluster.deploy("podinfo:2").advance(300);
+    assert_eq!(cluster.times_told(warning), 1);
+    let observed = cluster.status().observed;
+    assert_eq!(observed["router"], "kubernetes");
+    assert!(observed["spec.analysis.match"].starts_with(warning));
+    assert!(
+        !observed.contains_key("metricsProviders"),
+        "what was said at the start says nothing of later"
+    );
+    // And again only after it was mended and broken anew.
+    cluster.edit_canary(|spec| spec["analysis"]["match"] = json!([]));
+    cluster.run_until_calm();
+    cluster.edit_canary(|spec| {
+        spec["analysis"]["match"] = json!([{"headers": {"a": {"exact": "b"}}}])
+    });
+    cluster.run_until_calm();
+    assert_eq!(cluster.times_told(warning), 2);
 }
 
 #[test]

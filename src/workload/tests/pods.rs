@@ -27,10 +27,22 @@ const CRASHES: &str = "{phase: Running, containerStatuses: [{name: app, ready: f
 #[test]
 fn each_way_of_failing_has_its_words() {
     let table = [
-        ("{phase: Running, containerStatuses: [{name: app, ready: true, state: {running: {}}, lastState: {}}]}", ""),
-        ("{phase: Pending, containerStatuses: [{name: app, ready: false, state: {waiting: {reason: ContainerCreating}}}]}", ""),
-        ("{phase: Succeeded, containerStatuses: [{name: app, ready: false, state: {terminated: {exitCode: 0, reason: Completed}}}]}", ""),
-        (CRASHES, "container app of 1 pod: CrashLoopBackOff, exit code 1"),
+        (
+            "{phase: Running, containerStatuses: [{name: app, ready: true, state: {running: {}}, lastState: {}}]}",
+            "",
+        ),
+        (
+            "{phase: Pending, containerStatuses: [{name: app, ready: false, state: {waiting: {reason: ContainerCreating}}}]}",
+            "",
+        ),
+        (
+            "{phase: Succeeded, containerStatuses: [{name: app, ready: false, state: {terminated: {exitCode: 0, reason: Completed}}}]}",
+            "",
+        ),
+        (
+            CRASHES,
+            "container app of 1 pod: CrashLoopBackOff, exit code 1",
+        ),
         (
             "{phase: Running, containerStatuses: [{name: app, ready: false, state: {waiting: {reason: CrashLoopBackOff}}, \
              lastState: {terminated: {exitCode: 137, reason: OOMKilled}}}]}",

@@ -1,0 +1,279 @@
+//! The reasons that conditions and events carry. They are stable: people match on them in alerts and scripts. `docs/status.md` lists them,
+//! and a test holds the two lists together; a reason that is not listed here does not get past a test that meets it.
+
+/// A reason and what it means.
+pub type Reason = (&'static str, &'static str);
+
+/// Reasons of conditions, beside the phases.
+pub const OF_CONDITIONS: [Reason; 20] = [
+    ("Accepted", "the spec can be carried out"),
+    ("NotStalled", "work goes on by itself, or there is none"),
+    (
+        "Suspended",
+        "`spec.suspend` is true: everything is left as it is",
+    ),
+    (
+        "InvalidSpec",
+        "a field has a value that can't be worked with; the message names field, value and what would be right",
+    ),
+    (
+        "TargetNotFound",
+        "the object that `spec.targetRef` names does not exist",
+    ),
+    (
+        "TargetNotSupported",
+        "the target is of a kind that Serin does not control",
+    ),
+    (
+        "TargetUnfit",
+        "the target, or a Service beside it, has a shape that can't be worked with, lacks a config that it needs, or belongs to somebody else",
+    ),
+    ("TargetClaimed", "an older canary controls the same target"),
+    ("ApexClaimed", "an older canary has the same apex Service"),
+    (
+        "PrimaryNotOurs",
+        "an object with the primary's name belongs to somebody else",
+    ),
+    (
+        "PrimaryNotReady",
+        "the first primary did not become ready; the user's workload serves on",
+    ),
+    (
+        "ProviderNotSupported",
+        "`spec.provider` names a router that Serin does not have",
+    ),
+    (
+        "RouterCannotExpress",
+        "the router can't do what the spec asks for, and nothing near it would be right",
+    ),
+    (
+        "RouteNotWritable",
+        "the route can't be written as it should be; the message says why",
+    ),
+    (
+        "ConfigUnfit",
+        "the primary's copy of a ConfigMap or Secret can't be written",
+    ),
+    (
+        "AutoscalerUnfit",
+        "the primary's autoscaler can't be made from the user's",
+    ),
+    (
+        "KeptRevisionUnusable",
+        "the ControllerRevision that keeps a template can't be read or written",
+    ),
+    (
+        "WriteRefused",
+        "the API server refuses a write (a right is missing, a policy denies it); tried again every 30 s",
+    ),
+    (
+        "StatusPruned",
+        "the Canary CRD of the cluster drops fields of status: install Serin's",
+    ),
+    (
+        "Failed",
+        "the last run failed, or was never needed because the first primary did not come up; a new revision starts the next run",
+    ),
+];
+
+/// Reasons of events, beside those of conditions that refuse or stall a canary, which are events too.
+pub const OF_EVENTS: [Reason; 36] = [
+    ("Initialized", "the primary serves"),
+    (
+        "InitializationFailed",
+        "the first primary is past its deadline; the user's workload serves on",
+    ),
+    (
+        "MetricsProvidersAvailable",
+        "each metrics backend answered when it was looked for, once, during the initialisation",
+    ),
+    (
+        "MetricsProviderUnavailable",
+        "a metrics backend did not answer then; nothing follows from it",
+    ),
+    (
+        "NotSupported",
+        "the router lacks something that the spec asks for, and the rollout goes on without it",
+    ),
+    (
+        "ConfigShared",
+        "a config that somebody else rotates is shared by both sides, not copied",
+    ),
+    (
+        "Adopted",
+        "a canary of Flagger's is taken over where it stands",
+    ),
+    ("NewRevision", "a run begins, or begins anew"),
+    ("AnalysisStarted", "the first checks are about to be made"),
+    ("Advanced", "a step was taken"),
+    ("CheckFailed", "a check failed and counts"),
+    ("NoData", "nothing can be measured; the step is held"),
+    (
+        "NoDataDeadline",
+        "nothing could be measured for too long; the run is rolled back",
+    ),
+    (
+        "Waiting",
+        "pods or the route are waited for; the run is held",
+    ),
+    ("HookPassed", "a hook answered with success"),
+    ("GateClosed", "a hook of a gate holds the run"),
+    (
+        "GateTimedOut",
+        "a gate stayed closed beyond `spec.analysis.gateTimeout`",
+    ),
+    ("RollbackHook", "a rollback hook answered with success"),
+    ("RollbackRequested", "the run is rolled back for it"),
+    (
+        "ThresholdReached",
+        "as many checks failed as the threshold allows; the run is rolled back",
+    ),
+    (
+        "CanaryNotReady",
+        "the canary is past its deadline; the run is rolled back",
+    ),
+    (
+        "PodsFailing",
+        "why pods that are waited for, or that failed, don't run",
+    ),
+    (
+        "RolledBack",
+        "the run has failed: the canary is scaled down",
+    ),
+    (
+        "Reverted",
+        "the target was set back to what is promoted; the run is over",
+    ),
+    (
+        "TrafficDiverted",
+        "a side can't keep its traffic; the other side gets all of it",
+    ),
+    (
+        "TrafficRestored",
+        "both sides serve again; the split of the step is back",
+    ),
+    (
+        "RouteDrift",
+        "somebody changed the split by hand; it is set back",
+    ),
+    ("Promoting", "the primary takes the judged template"),
+    (
+        "RoutingToPrimary",
+        "all traffic goes to the promoted primary",
+    ),
+    (
+        "PromotionFailed",
+        "the promoted primary did not become ready",
+    ),
+    ("Succeeded", "the run ended with its promotion"),
+    (
+        "PostRolloutFailed",
+        "a post-rollout hook did not succeed; nothing follows from it",
+    ),
+    (
+        "Terminating",
+        "the canary is being deleted, what it changed is given back",
+    ),
+    ("Terminated", "that is done"),
+    ("Suspended", "`spec.suspend` was set"),
+    (
+        "InternalError",
+        "a pass over this canary broke off; it is tried again",
+    ),
+];
+
+/// Whether a condition may carry this reason.
+pub(super) fn is_of_condition(reason: &str) -> bool {
+    reason.parse::<crate::api::Phase>().is_ok()
+        || OF_CONDITIONS.iter().any(|(name, _)| *name == reason)
+}
+
+/// Whether an event may carry this reason.
+pub(super) fn is_of_event(reason: &str) -> bool {
+    OF_EVENTS
+        .iter()
+        .chain(&OF_CONDITIONS)
+        .any(|(name, _)| *name == reason)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// The rows of the table under a heading of `docs/status.md`, as reason and meaning.
+    fn documented(heading: &str) -> Vec<(String, String)> {
+        let page = include_str!("../../docs/status.md");
+        let section = page
+            .split("\n## ")
+            .find(|section| section.starts_with(heading))
+            .unwrap();
+        section
+            .lines()
+            .filter_map(|line| {
+                let (reason, meaning) = line.strip_prefix("| `")?.split_once("` | ")?;
+                Some((reason.to_owned(), meaning.strip_suffix(" |")?.to_owned()))
+            })
+            .collect()
+    }
+
+    fn listed(reasons: &[Reason]) -> Vec<(String, String)> {
+        reasons
+            .iter()
+            .map(|(name, meaning)| ((*name).to_owned(), (*meaning).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn the_docs_list_each_reason_with_its_meaning_and_no_other() {
+        assert_eq!(documented("Reasons of conditions"), listed(&OF_CONDITIONS));
+        assert_eq!(documented("Reasons of events"), listed(&OF_EVENTS));
+    }
+
+    #[test]
+    fn each_reason_that_the_code_names_is_listed() {
+        // Reasons are told apart from other words by where they stand.
+        let sources = [
+            include_str!("view.rs"),
+            include_str!("converge.rs"),
+            include_str!("pass.rs"),
+            include_str!("pass/adopt.rs"),
+            include_str!("pass/analyse.rs"),
+            include_str!("pass/gates.rs"),
+            include_str!("pass/hold.rs"),
+            include_str!("pass/idle.rs"),
+            include_str!("pass/initialise.rs"),
+            include_str!("pass/observe.rs"),
+            include_str!("pass/promote.rs"),
+            include_str!("pass/reasons.rs"),
+            include_str!("pass/rollback.rs"),
+            include_str!("pass/tell.rs"),
+            include_str!("pass/terminate.rs"),
+            include_str!("../controller/mod.rs"),
+        ];
+        let mut named = 0;
+        for source in sources {
+            let source = source.split_whitespace().collect::<Vec<_>>().join(" ");
+            for before in [
+                "Severity::Info, \"",
+                "Severity::Warn, \"",
+                "Severity::Error, \"",
+                "reason: \"",
+                "self.refuse(\"",
+            ] {
+                for found in source.split(before).skip(1) {
+                    let reason = found.split('"').next().unwrap();
+                    assert!(
+                        is_of_event(reason),
+                        "{reason} is not listed in src/rollout/reasons.rs"
+                    );
+                    named += 1;
+                }
+            }
+        }
+        assert!(
+            named > 40,
+            "only {named} reasons found: does the test still read the code?"
+        );
+    }
+}
