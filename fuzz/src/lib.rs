@@ -218,6 +218,8 @@ fn run(objects: Vec<Value>) {
                     at: now,
                 },
                 Request::Hook(_) => Finding::Hook(HookAnswer::Passed),
+                Request::Probe(_) => Finding::Probe(Ok(())),
+                Request::Pods(_) => Finding::Pods(Ok(Vec::new())),
             };
             findings.insert(need.key, finding);
         }
