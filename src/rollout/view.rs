@@ -153,6 +153,13 @@ impl<'a> View<'a> {
         self.ready_endpoints(side).is_some_and(|ready| ready > 0)
     }
 
+    /// Whether the primary may be without any pod while it takes over a template; then nobody shall be on it.
+    pub fn primary_rolls_dark(&self) -> bool {
+        self.primary
+            .object()
+            .is_some_and(|primary| self.kind.rolls_dark(&self.target, primary))
+    }
+
     /// Whether it is known that a side has no ready endpoint.
     pub fn is_dark(&self, side: Side) -> bool {
         self.ready_endpoints(side) == Some(0)

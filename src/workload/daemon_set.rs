@@ -6,8 +6,8 @@ use crate::workload::deployment::{cloned_workload, selector_label};
 use crate::workload::ownership::beside;
 use crate::workload::services::discover_ports;
 use crate::workload::{
-    DiscoveredPort, PrimaryRequest, Readiness, ReadinessRule, SelectorLabel, Target, WorkloadError,
-    WorkloadSettings,
+    DiscoveredPort, PrimaryRequest, Readiness, ReadinessRule, Rounding, SelectorLabel, Target,
+    WorkloadError, WorkloadSettings, share_of,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -89,6 +89,14 @@ impl Target for DaemonSets {
                 .unwrap_or(1)
                 .max(1)
         }
+    }
+
+    fn rolls_dark(&self, target: &Object, primary: &Object) -> bool {
+        let rolling = target.at("/spec/updateStrategy/rollingUpdate");
+        let pods = self.replicas(primary);
+        let surge = share_of(&rolling["maxSurge"], pods, Rounding::Up).unwrap_or(0);
+        let unavailable = share_of(&rolling["maxUnavailable"], pods, Rounding::Up).unwrap_or(1);
+        surge == 0 && unavailable >= pods
     }
 
     fn scale(&self, workload: &Object, replicas: i64) -> Option<Write> {

@@ -7,8 +7,8 @@ use crate::workload::ownership::{beside, owner_references};
 use crate::workload::pod_template::primary_template;
 use crate::workload::services::discover_ports;
 use crate::workload::{
-    DiscoveredPort, PrimaryRequest, Readiness, ReadinessRule, SelectorLabel, Target, WorkloadError,
-    WorkloadSettings,
+    DiscoveredPort, PrimaryRequest, Readiness, ReadinessRule, Rounding, SelectorLabel, Target,
+    WorkloadError, WorkloadSettings, share_of,
 };
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -73,6 +73,25 @@ impl Target for Deployments {
     fn replicas(&self, workload: &Object) -> i64 {
         // The API server fills in 1 where the field is left out.
         workload.number("/spec/replicas").unwrap_or(1)
+    }
+
+    fn rolls_dark(&self, target: &Object, primary: &Object) -> bool {
+        let strategy = target.at("/spec/strategy");
+        if strategy["type"] == "Recreate" {
+            return true;
+        }
+        let pods = self.replicas(primary);
+        let rolling = &strategy["rollingUpdate"];
+        let unavailable =
+            share_of(&rolling["maxUnavailable"], pods, Rounding::Down).unwrap_or(pods / 4);
+        // Where neither a missing nor an extra pod is allowed, the API lets one be missing.
+        let surge = share_of(&rolling["maxSurge"], pods, Rounding::Up).unwrap_or(1);
+        let unavailable = if surge == 0 {
+            unavailable.max(1)
+        } else {
+            unavailable
+        };
+        unavailable >= pods
     }
 
     fn scale(&self, workload: &Object, replicas: i64) -> Option<Write> {

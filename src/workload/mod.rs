@@ -201,6 +201,9 @@ pub trait Target: Send + Sync {
     }
     /// How many replicas `workload` asks for now.
     fn replicas(&self, workload: &Object) -> i64;
+    /// Whether a primary that takes over the target's rollout fields and a new template may be without a single old or new pod for a
+    /// while: all its pods are replaced at once.
+    fn rolls_dark(&self, target: &Object, primary: &Object) -> bool;
     /// The write that scales `workload`, or nothing where it has that scale. For a `DaemonSet` 0 is the scale-to-zero node
     /// selector and anything else removes it.
     fn scale(&self, workload: &Object, replicas: i64) -> Option<Write>;
@@ -212,6 +215,28 @@ pub trait Target: Send + Sync {
         primary: Option<&Object>,
         autoscaler: Option<&Object>,
     ) -> i64;
+}
+
+/// Which way a percentage of pods is rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rounding {
+    /// As for pods that may be missing from a Deployment.
+    Down,
+    /// As for pods that may be there beside.
+    Up,
+}
+
+/// A number of pods that is given as such or in percent; `None` where it is not given.
+pub(crate) fn share_of(given: &Value, pods: i64, rounding: Rounding) -> Option<i64> {
+    if let Some(number) = given.as_i64() {
+        return Some(number);
+    }
+    let percent: i64 = given.as_str()?.strip_suffix('%')?.parse().ok()?;
+    let hundredths = percent.saturating_mul(pods);
+    Some(match rounding {
+        Rounding::Down => hundredths / 100,
+        Rounding::Up => hundredths.saturating_add(99) / 100,
+    })
 }
 
 /// The hash of a revision: `s1:` and the SHA-256 of the canonical JSON of the template, by which Serin tells revisions apart.

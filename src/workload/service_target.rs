@@ -118,6 +118,10 @@ impl Target for ServiceTargets {
         0
     }
 
+    fn rolls_dark(&self, _target: &Object, _primary: &Object) -> bool {
+        false
+    }
+
     fn scale(&self, _workload: &Object, _replicas: i64) -> Option<Write> {
         None
     }

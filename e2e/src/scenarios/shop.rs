@@ -453,28 +453,6 @@ pub fn own_service() -> Value {
     })
 }
 
-/// One line on a report: how many requests, how many of them lost, and which version answered how many.
-#[must_use]
-pub fn account(report: &Report) -> String {
-    let versions: Vec<String> = report
-        .versions
-        .iter()
-        .map(|(version, counts)| {
-            format!(
-                "{version} {:.1} % ({} failed)",
-                counts.share * 100.0,
-                counts.requests - counts.ok
-            )
-        })
-        .collect();
-    format!(
-        "{} requests, {} lost: {}",
-        report.requests,
-        report.lost(),
-        versions.join(", ")
-    )
-}
-
 /// What everybody may expect of a run that went well: nothing lost, nothing answered with an error by anybody.
 pub fn flawless(report: &Report) -> Result<()> {
     report.none_lost()?;

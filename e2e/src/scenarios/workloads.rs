@@ -12,7 +12,8 @@ use kube::runtime::{WatchStreamExt, watcher};
 use reqwest::header::{COOKIE, SET_COOKIE};
 use serde_json::{Value, json};
 
-use super::shop::{self, INTERVAL, PATIENCE, Plan, RATE, Shop, account, flawless, only_failed};
+use super::handover::measured;
+use super::shop::{self, INTERVAL, PATIENCE, Plan, RATE, Shop, flawless, only_failed};
 use crate::bed::Bed;
 use crate::bed::parts::GATEWAY;
 use crate::load::{Load, LoadPlan, Mark};
@@ -88,7 +89,7 @@ pub async fn services_only(bed: &Bed) -> Result<()> {
         "the testers met both releases:\n{tested}"
     );
     let report = shop.close().await?;
-    println!("        visitors: {}", account(&report));
+    measured("visitors", &report);
     flawless(&report)
 }
 
@@ -125,7 +126,7 @@ pub async fn each_node(bed: &Bed) -> Result<()> {
     })
     .await?;
     let report = shop.close().await?;
-    println!("        {}", account(&report));
+    measured("visitors", &report);
     ensure!(
         report.failed_of("1.2.0") > 0,
         "the bad release did fail requests"
@@ -262,10 +263,8 @@ pub async fn autoscaled(bed: &Bed) -> Result<()> {
     );
     shop.wait_only("1.1.0").await?;
     let report = shop.close().await?;
-    println!(
-        "        {}; canary {canary} ready at its first visitor, primary {ready} at the end",
-        account(&report)
-    );
+    measured("visitors", &report);
+    println!("        {canary} canary pods at the first visitor, {ready} primary pods at the end");
     flawless(&report)
 }
 
@@ -392,7 +391,7 @@ pub async fn event_driven(bed: &Bed) -> Result<()> {
     );
     shop.wait_only("1.1.0").await?;
     let report = shop.close().await?;
-    println!("        {}", account(&report));
+    measured("visitors", &report);
     flawless(&report)
 }
 
@@ -516,7 +515,8 @@ pub async fn regulars(bed: &Bed) -> Result<()> {
         .get(&("1.1.0".to_owned(), "1.0.0".to_owned()))
         .copied()
         .unwrap_or(0);
-    println!("        {}; {back} visitors moved back", account(&report));
+    measured("regulars", &report);
+    println!("        {back} of them met 1.0.0 after 1.1.0");
     flawless(&report)?;
     ensure!(
         back == 0,
@@ -587,7 +587,7 @@ pub async fn whole_life(bed: &Bed) -> Result<()> {
     );
     // With the canary its route goes, as in Flagger; so the visitors are counted until now.
     let report = shop.load()?.settled_since(Mark::BEGINNING).await;
-    println!("        {}", account(&report));
+    measured("visitors", &report);
     canaries.delete("app", &DeleteParams::background()).await?;
     bed.wait("the canary to be gone", PATIENCE, async || {
         Ok(canaries.get_opt("app").await?.is_none().then_some(()))
@@ -668,7 +668,7 @@ pub async fn new_settings(bed: &Bed) -> Result<()> {
         .into_keys()
         .collect();
     let report = shop.close().await?;
-    println!("        {}", account(&report));
+    measured("visitors", &report);
     ensure!(
         versions.len() == 3,
         "visitors met all three settings: {versions:?}"

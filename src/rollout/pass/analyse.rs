@@ -334,6 +334,12 @@ impl<'a> Pass<'a> {
                             text,
                         );
                     }
+                    NextStep::Top if present < Weight::ALL && view.primary_rolls_dark() => {
+                        if self.gate_passed(view, round, HookType::ConfirmPromotion) {
+                            let text = "Routing all traffic to canary".to_owned();
+                            self.take_step(view, Split::CANARY, judged, text);
+                        }
+                    }
                     NextStep::Top => self.confirm_and_promote(view, round, judged),
                 }
             }

@@ -72,6 +72,25 @@ fn weights_of_the_primary() {
 }
 
 #[test]
+fn given_pods_that_are_replaced_all_at_once_when_promoted_then_the_canary_has_all_traffic_before() {
+    let mut cluster = initialised("{interval: 10s, threshold: 2, stepWeight: 20, maxWeight: 40}");
+    cluster.edit(&deployment("podinfo"), |target| {
+        target["spec"]["strategy"] = serde_json::json!({"type": "Recreate"});
+    });
+    cluster.deploy("podinfo:2").run_until(Phase::Succeeded);
+    assert_eq!(
+        cluster.splits,
+        [(100, 0), (80, 20), (60, 40), (0, 100), (100, 0)]
+    );
+    assert!(
+        cluster.journal.contains(&(Phase::Promoting, 100)),
+        "the primary is not touched before: {:?}",
+        cluster.journal
+    );
+    assert_eq!(cluster.image("podinfo-primary"), "podinfo:2");
+}
+
+#[test]
 fn blue_green_goes_through_its_iterations_then_all_traffic_then_promotion() {
     let mut cluster = initialised("{interval: 10s, threshold: 2, iterations: 2}");
     cluster.deploy("podinfo:2").run_until(Phase::Succeeded);

@@ -168,3 +168,57 @@ fn readiness_counts_nodes_and_fails_only_after_the_deadline_of_this_wait() {
         );
     }
 }
+
+#[test]
+fn a_primary_is_dark_for_a_while_where_no_pod_need_stay_and_none_may_come_before() {
+    let deployments: &[(i64, serde_json::Value, bool)] = &[
+        (3, json!(null), false),
+        (1, json!(null), false),
+        (3, json!({"type": "Recreate"}), true),
+        (
+            1,
+            json!({"rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}}),
+            false,
+        ),
+        (
+            1,
+            json!({"rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}),
+            true,
+        ),
+        (
+            1,
+            json!({"rollingUpdate": {"maxUnavailable": "25%", "maxSurge": 0}}),
+            true,
+        ),
+        (
+            3,
+            json!({"rollingUpdate": {"maxUnavailable": "100%", "maxSurge": 1}}),
+            true,
+        ),
+        (3, json!({"rollingUpdate": {"maxUnavailable": 2}}), false),
+    ];
+    for (pods, strategy, expected) in deployments {
+        let mut target = deployment();
+        target.value_mut()["spec"]["strategy"] = strategy.clone();
+        let mut primary = deployment();
+        primary.value_mut()["spec"]["replicas"] = json!(pods);
+        let dark = kind_of(&target).rolls_dark(&target, &primary);
+        assert_eq!(dark, *expected, "{pods} pods of a Deployment, {strategy}");
+    }
+    let daemon_sets: &[(i64, serde_json::Value, bool)] = &[
+        (1, json!(null), true),
+        (3, json!(null), false),
+        (3, json!({"maxUnavailable": "10%"}), false),
+        (3, json!({"maxUnavailable": "70%"}), true),
+        (1, json!({"maxSurge": 1, "maxUnavailable": 0}), false),
+    ];
+    for (pods, rolling, expected) in daemon_sets {
+        let mut target = daemon_set();
+        target.value_mut()["spec"]["updateStrategy"] =
+            json!({"type": "RollingUpdate", "rollingUpdate": rolling});
+        let mut primary = daemon_set();
+        primary.value_mut()["status"] = json!({"desiredNumberScheduled": pods});
+        let dark = kind_of(&target).rolls_dark(&target, &primary);
+        assert_eq!(dark, *expected, "{pods} pods of a DaemonSet, {rolling}");
+    }
+}
