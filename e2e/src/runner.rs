@@ -21,7 +21,7 @@ pub struct Arguments {
     /// Which scenarios to run; all if none is named
     scenarios: Vec<String>,
     /// How many run side by side: scenarios on the shared bed, and beds of scenarios that need one alone
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 2)]
     parallel: usize,
     /// Keep state and logs in `.bed/` also when everything passes
     #[arg(long)]

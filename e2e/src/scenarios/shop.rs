@@ -76,8 +76,8 @@ impl Default for Plan {
         Self {
             analysis: json!({"threshold": 2, "stepWeight": 20, "maxWeight": 60}),
             spec: json!({}),
-            // Longer than the app's own two seconds: Traefik writes the status of routes one after the other before it takes on
-            // new endpoints, and with several shops on one bed it was seen to do so six seconds late.
+            // Longer than the app's own two seconds: with several shops on a busy machine gateways were seen to learn six seconds late
+            // which pods are there (the flags of the controller manager say why).
             environment: vec![("SHUTDOWN_DELAY_MS", "8000")],
             rate: RATE,
             replicas: 2,
