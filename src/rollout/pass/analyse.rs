@@ -335,7 +335,7 @@ impl<'a> Pass<'a> {
                         );
                     }
                     NextStep::Top if present < Weight::ALL && view.primary_rolls_dark() => {
-                        if self.gate_passed(view, round, HookType::ConfirmPromotion) {
+                        if self.gate_passed(view, round, HookType::ConfirmPromotion, judged) {
                             let text = "Routing all traffic to canary".to_owned();
                             self.take_step(view, Split::CANARY, judged, text);
                         }
