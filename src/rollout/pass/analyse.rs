@@ -410,6 +410,7 @@ impl<'a> Pass<'a> {
         }
         self.record_metrics(judged);
         let (now, next) = (self.now, self.after(self.interval()));
+        let then = self.what_follows(view, split);
         self.with_run(|run| {
             Stage::Analysing.as_str().clone_into(&mut run.stage);
             run.weights = Some(weights(split));
@@ -422,7 +423,7 @@ impl<'a> Pass<'a> {
             run.no_data_since = None;
             clear_wait(run);
             run.message = Some(format!(
-                "Step {}: {} % of the traffic goes to the canary.",
+                "Step {}: {} % of the traffic goes to the canary; once the checks pass, {then}.",
                 run.step,
                 split.canary.percent()
             ));
@@ -433,6 +434,24 @@ impl<'a> Pass<'a> {
         self.keep_cookies();
         if !text.is_empty() {
             self.tell(Severity::Info, "Advanced", text);
+        }
+    }
+
+    /// What comes after a step.
+    fn what_follows(&self, view: &View<'a>, split: Split) -> String {
+        let (done, all) = (self.status.iterations, self.iterations());
+        match self.strategy(view) {
+            Strategy::Canary => match next_step(&self.canary.spec.analysis, split.canary) {
+                NextStep::Raise(weight) => format!("{} %", weight.percent()),
+                NextStep::Top => "the promotion".to_owned(),
+            },
+            _ if done < all => format!("round {} of {all}", done + 1),
+            Strategy::BlueGreen
+                if split.canary < Weight::ALL && view.router.capabilities().weights =>
+            {
+                "all of the traffic".to_owned()
+            }
+            _ => "the promotion".to_owned(),
         }
     }
 

@@ -6,8 +6,8 @@ use crate::analysis::Measurement;
 use crate::api::{Canary, CanaryStatus, ConditionStatus, Phase, PodFailure};
 use crate::object::{Object, ObjectRef, Patch, Reading, Write, kinds};
 use crate::rollout::{
-    Announcement, Finding, HookAnswer, Listing, Need, Refusal, Request, Settings, Severity,
-    Sibling, Snapshot, Tally, Want, decide,
+    Announcement, Finding, HookAnswer, HookCall, Listing, Need, Refusal, Request, Settings,
+    Severity, Sibling, Snapshot, Tally, Want, decide,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -34,6 +34,8 @@ pub struct Cluster {
     pub told: Vec<Announcement>,
     /// Hook calls that were made: name and phase in the payload.
     pub called: Vec<(String, String)>,
+    /// The same calls, whole.
+    pub calls: Vec<HookCall>,
     pub tallies: Vec<Tally>,
     /// Each phase and canary weight that a status said, in order, without repetition.
     pub journal: Vec<(Phase, i64)>,
@@ -76,6 +78,7 @@ impl Cluster {
             settings: Settings::default(),
             told: Vec::new(),
             called: Vec::new(),
+            calls: Vec::new(),
             tallies: Vec::new(),
             journal: Vec::new(),
             splits: Vec::new(),
@@ -433,6 +436,7 @@ spec:
             Request::Hook(call) => {
                 self.called
                     .push((call.name.clone(), call.payload.phase.clone()));
+                self.calls.push((**call).clone());
                 // A rollback hook that says yes ends the run, so there silence is the usual answer.
                 let usual = if call.name.starts_with("rollback") {
                     HookAnswer::Refused("no".to_owned())
@@ -572,6 +576,7 @@ spec:
     pub fn forget_the_past(&mut self) -> &mut Self {
         self.told.clear();
         self.called.clear();
+        self.calls.clear();
         self.journal.clear();
         self.splits.clear();
         self.writes.clear();

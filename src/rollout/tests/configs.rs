@@ -199,3 +199,20 @@ fn a_new_config_that_changes_while_it_is_promoted_does_not_keep_the_primary_wait
         "and the change is the next run"
     );
 }
+
+#[test]
+fn a_config_that_can_not_be_read_is_no_change() {
+    let mut cluster = Cluster::given_canary(&canary(STEPS));
+    given_config(&mut cluster, "one", "1");
+    given_reading(&mut cluster, &["ConfigMap one"]);
+    cluster.run_until(Phase::Initialized);
+    cluster.forget_the_past();
+    cluster
+        .unreadable(config_map("one"), "the API server is away")
+        .advance(300);
+    assert_eq!(cluster.writes, []);
+    assert_eq!(cluster.phase(), Phase::Initialized);
+    cluster.readable_again().advance(60);
+    assert_eq!(cluster.phase(), Phase::Initialized);
+    assert_eq!(cluster.told, []);
+}

@@ -323,7 +323,7 @@ fn what_is_measured_while_a_gate_is_closed_is_written_now_and_then() {
     cluster.advance(300);
     assert_ne!(value(&cluster), first);
     cluster.forget_the_past();
-    cluster.advance(3600);
+    cluster.advance(600);
     assert!(cluster.writes.is_empty() && cluster.told.is_empty());
     assert_eq!(
         cluster.journal.len(),

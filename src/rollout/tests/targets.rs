@@ -391,3 +391,94 @@ fn hooks_of_one_kind_are_asked_together_and_each_must_pass() {
         assert!(cluster.has_told(&format!("Confirm-rollout check {hook} passed")));
     }
 }
+
+#[test]
+fn a_hook_is_called_as_the_manifest_says_with_flaggers_payload() {
+    let mut cluster = initialised(
+        "{interval: 10s, threshold: 2, stepWeight: 50, webhooks: [ \
+         {name: check, url: 'https://hooks.test/', timeout: 3s, retries: 2, disableTLS: true, metadata: {cmd: test}}, \
+         {name: plain, type: rollout, url: 'http://hooks.test/'}]}",
+    );
+    cluster.deploy("podinfo:2").run_until(Phase::Succeeded);
+    let calls = |cluster: &Cluster, name: &str| -> Vec<crate::rollout::HookCall> {
+        let found = cluster.calls.iter().filter(|call| call.name == name);
+        found.cloned().collect()
+    };
+    let first = calls(&cluster, "check").remove(0);
+    assert_eq!(first.timeout.as_secs(), 3);
+    assert_eq!(first.retries, 2);
+    assert!(first.skip_tls_verification);
+    let payload = json!(first.payload);
+    assert_eq!(
+        payload,
+        json!({
+            "name": "podinfo", "namespace": "test", "phase": "Progressing",
+            "checksum": payload["checksum"], "metadata": {"cmd": "test"},
+        })
+    );
+    let plain = calls(&cluster, "plain").remove(0);
+    assert_eq!(plain.timeout.as_secs(), 10, "Flagger's default");
+    assert!(!plain.skip_tls_verification);
+    assert!(json!(plain.payload).get("metadata").is_none());
+
+    // The checksum is the same through a run and another one in the next.
+    let checksums = |cluster: &Cluster| -> std::collections::BTreeSet<String> {
+        let found = calls(cluster, "check");
+        found
+            .into_iter()
+            .map(|call| call.payload.checksum)
+            .collect()
+    };
+    let of_first_run = checksums(&cluster);
+    assert_eq!(of_first_run.len(), 1);
+    cluster.forget_the_past();
+    cluster.deploy("podinfo:3").run_until(Phase::Succeeded);
+    assert!(checksums(&cluster).is_disjoint(&of_first_run));
+}
+
+#[test]
+fn the_status_of_a_run_says_what_it_does_and_what_comes_next() {
+    let message = |cluster: &Cluster| cluster.status().run.unwrap().message.unwrap();
+    let mut cluster = progressing(STEPS);
+    cluster.advance(1);
+    assert_eq!(
+        message(&cluster),
+        "Step 1: 20 % of the traffic goes to the canary; once the checks pass, 40 %."
+    );
+    let run = cluster.status().run.unwrap();
+    assert_eq!(
+        run.next_check_at
+            .unwrap()
+            .duration_since(run.step_started_at.unwrap())
+            .as_secs(),
+        10
+    );
+    cluster.advance(10);
+    assert!(message(&cluster).ends_with("once the checks pass, the promotion."));
+
+    let mut rounds = progressing("{interval: 10s, threshold: 2, iterations: 2}");
+    rounds.advance(1);
+    assert!(
+        message(&rounds).ends_with("once the checks pass, round 2 of 2."),
+        "{}",
+        message(&rounds)
+    );
+    rounds.advance(10);
+    assert!(message(&rounds).ends_with("once the checks pass, all of the traffic."));
+    rounds.advance(10);
+    assert!(message(&rounds).ends_with("once the checks pass, the promotion."));
+}
+
+#[test]
+fn a_stepped_return_of_a_canary_without_traffic_does_not_hang() {
+    // In Flagger it hangs in Promoting for ever (9.2 A6).
+    let mut cluster =
+        progressing("{interval: 10s, threshold: 2, stepWeight: 100, stepWeightPromotion: 50}");
+    cluster.pods("podinfo-primary", Pods::Stuck);
+    cluster.run_until(Phase::Promoting);
+    cluster.pods("podinfo", Pods::Dead).advance(5);
+    assert_eq!(cluster.split(), Some((100, 0)));
+    cluster
+        .pods_ready("podinfo-primary")
+        .run_until(Phase::Succeeded);
+}
