@@ -16,7 +16,7 @@ FUZZ_NIGHTLY := nightly-2026-05-20
 FUZZ_TOOLCHAIN = $(shell rustup toolchain list | grep -o '^$(FUZZ_NIGHTLY)' || echo nightly)
 heading = @printf '\n== %s\n' '$(1)'
 
-.PHONY: help demo test e2e unit fmt fmt-check lint crds chart bench sim fuzz setup up down build clean tools-rust tools-bed
+.PHONY: help demo test e2e unit fmt fmt-check lint crds chart image image-check bench sim fuzz setup up down build clean tools-rust tools-bed
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -69,6 +69,12 @@ crds: tools-rust ## Writes crds/ from the types
 
 chart: tools-rust ## Writes what the chart has from the code: rights, definitions, the table of values
 	SERIN_UPDATE=1 $(CARGO) test $(LOCKED) --quiet --test chart
+
+image: tools-rust ## Builds target/image/serin.tar, an OCI image archive, and its bill of materials; needs no Docker
+	hack/image.sh
+
+image-check: tools-rust ## Builds the image twice from nothing and compares the bytes
+	hack/image.sh --check
 
 setup: build ## Builds the test bed's programs ahead of their first use (minutes, once)
 	$(E2E) setup

@@ -435,6 +435,49 @@ pub async fn chart_renders(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
+/// The Kustomize base is the chart with its defaults, and what Kustomize makes of it is taken by the API server. With `SERIN_UPDATE` set the
+/// base is written anew.
+pub async fn kustomize_base(bed: &Bed) -> Result<()> {
+    let root = project_root()?;
+    let chart = root.join("charts/serin");
+    let chart = chart.to_str().context("the path is not UTF-8")?;
+    let rendered = bed
+        .helm(["template", "serin", chart, "--namespace", HOME])
+        .await?;
+    // No release of Helm stands behind these objects.
+    let expected: String = std::iter::once("# The chart rendered with its defaults, for this folder.")
+        .chain(rendered.lines().filter(|line| {
+            let line = line.trim_start();
+            !(line.starts_with("# Source:")
+                || line.starts_with("helm.sh/chart:")
+                || line.starts_with("app.kubernetes.io/managed-by: Helm"))
+        }))
+        .flat_map(|line| [line.trim_end(), "\n"])
+        .collect();
+    let file = root.join("kustomize/base/serin.yaml");
+    if std::env::var_os("SERIN_UPDATE").is_some() {
+        std::fs::write(&file, &expected)?;
+    }
+    ensure!(
+        std::fs::read_to_string(&file)? == expected,
+        "kustomize/base/serin.yaml is out of date: run SERIN_UPDATE=1 make e2e ARGS=kustomize-base"
+    );
+    bed.namespace(HOME).await?;
+    let output = tokio::process::Command::new(&bed.tools().kubectl)
+        .arg("kustomize")
+        .arg(root.join("kustomize/base"))
+        .output()
+        .await?;
+    ensure!(
+        output.status.success(),
+        "kubectl kustomize: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let (tried, unserved) = dry_run(bed, &String::from_utf8(output.stdout)?).await?;
+    ensure!(unserved == 0 && tried >= 8, "{tried} objects, {unserved} not served");
+    Ok(())
+}
+
 /// Applies everything without keeping it. Returns how many objects were tried and how many could not be.
 async fn dry_run(bed: &Bed, rendered: &str) -> Result<(usize, usize)> {
     let options = serde_saphyr::options! { budget: None };

@@ -255,6 +255,12 @@ pub const ALL: &[Scenario] = &[
         "helm lint, and every object that the chart renders is one that the API server takes"
     ),
     scenario!(
+        Shared,
+        "kustomize-base",
+        installed::kustomize_base,
+        "the Kustomize base is the chart with its defaults, and the API server takes it"
+    ),
+    scenario!(
         Alone,
         "installed",
         installed::installed,
