@@ -25,6 +25,18 @@ fi
 rm -rf "$out/roots"
 python3 -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target "$out/roots" -r hack/requirements-image.txt
 build target "$out/serin.tar"
+# What is in the archive runs: alone in a root of its own, as a user that is not root.
+rootfs=$(mktemp -d)
+trap 'rm -rf "$rootfs"' EXIT
+layer=$(tar -xOf "$out/serin.tar" index.json | python3 -c 'import json, sys; print(json.load(sys.stdin)["manifests"][0]["digest"].split(":")[1])')
+layer=$(tar -xOf "$out/serin.tar" "blobs/sha256/$layer" | python3 -c 'import json, sys; print(json.load(sys.stdin)["layers"][0]["digest"].split(":")[1])')
+tar -xOf "$out/serin.tar" "blobs/sha256/$layer" | tar -xz -C "$rootfs" --no-same-owner
+if said=$(unshare --user --map-user=10001 --map-group=10001 --root="$rootfs" -- /serin version 2>&1); then
+    echo "started from the archive as user 10001: $said"
+elif unshare --user true 2>/dev/null; then
+    echo "the program in the archive does not start: $said" >&2
+    exit 1
+fi
 python3 hack/sbom.py --target "$triple" --output "$out/serin.cdx.json"
 
 if [ "${1:-}" = --check ]; then

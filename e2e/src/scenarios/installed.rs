@@ -94,9 +94,8 @@ spec:
   analysis: {interval: 3s, threshold: 2, stepWeight: 50, maxWeight: 50}
 ";
 
-/// Installs the chart with defaults for the Gateway API.
-async fn install(bed: &Bed) -> Result<()> {
-    // The bed brings the definitions along for all other scenarios; here the chart does.
+/// Takes away the definitions that the bed brings along for all other scenarios, for the chart to bring them.
+async fn remove_definitions(bed: &Bed) -> Result<()> {
     let definitions = bed
         .api_of("apiextensions.k8s.io/v1", "CustomResourceDefinition", "")
         .await?;
@@ -108,6 +107,11 @@ async fn install(bed: &Bed) -> Result<()> {
         })
         .await?;
     }
+    Ok(())
+}
+
+/// Installs the chart with defaults for the Gateway API and what the scenario adds. Returns what Helm told.
+async fn install(bed: &Bed, more: &[&str]) -> Result<String> {
     bed.apply(&format!(
         "{{apiVersion: v1, kind: Namespace, metadata: {{name: {HOME}, labels: {{pod-security.kubernetes.io/enforce: restricted}}}}}}"
     ))
@@ -115,39 +119,38 @@ async fn install(bed: &Bed) -> Result<()> {
     let chart = project_root()?.join("charts/serin");
     let chart = chart.to_str().context("the path is not UTF-8")?;
     let metrics = format!("metricsServer={PROMETHEUS}");
+    let arguments = [
+        "install",
+        "serin",
+        chart,
+        "--namespace",
+        HOME,
+        "--wait",
+        "--timeout",
+        "90s",
+        // What is true of this cluster: its gateway, its Prometheus, and that all pods share one network.
+        "--set",
+        "meshProvider=gatewayapi:v1",
+        "--set",
+        &metrics,
+        "--set",
+        "bindAddress=$(POD_IP)",
+        "--set",
+        "leaderElection.enabled=true,leaderElection.replicaCount=2",
+    ];
     let told = bed
-        .helm([
-            "install",
-            "serin",
-            chart,
-            "--namespace",
-            HOME,
-            "--wait",
-            "--timeout",
-            "90s",
-            // What is true of this cluster: its gateway, its Prometheus, and that all pods share one network.
-            "--set",
-            "meshProvider=gatewayapi:v1",
-            "--set",
-            &metrics,
-            "--set",
-            "bindAddress=$(POD_IP)",
-            "--set",
-            "leaderElection.enabled=true,leaderElection.replicaCount=2",
-        ])
+        .helm(arguments.into_iter().chain(more.iter().copied()))
         .await?;
-    ensure!(
-        told.contains("watches the whole cluster") && !told.contains("WARNING"),
-        "{told}"
-    );
+    ensure!(!told.contains("WARNING"), "{told}");
     bed.namespace(HOME)
         .await?
         .wait_ready("serin", PATIENCE)
-        .await
+        .await?;
+    Ok(told)
 }
 
-/// Everything that a canary can make Serin do, told in one go, with visitors.
-async fn releases(bed: &Bed) -> Result<()> {
+/// Everything that a canary can make Serin do, told in one go, with visitors. `install` begins when the canary's namespace is there.
+async fn releases(bed: &Bed, install: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
     let plan = Plan {
         analysis: json!({
             "threshold": 2, "stepWeight": 50, "maxWeight": 50,
@@ -163,9 +166,13 @@ async fn releases(bed: &Bed) -> Result<()> {
         }),
         ..Plan::default()
     };
-    let beside = bed.wait("the namespace to be there", PATIENCE, async || {
-        bed.apply_in(PLACE, BESIDE).await.map(Some)
-    });
+    let beside = async {
+        bed.wait("the namespace to be there", PATIENCE, async || {
+            bed.apply_in(PLACE, BESIDE).await.map(Some)
+        })
+        .await?;
+        install().await
+    };
     let (shop, ()) = futures::try_join!(Shop::open(bed, PLACE, plan), beside)?;
     ensure!(
         shop.namespace.name() == PLACE,
@@ -372,8 +379,10 @@ fn resident() -> Vec<f64> {
 /// Installed by Helm, a good release and a bad one, and not one right too many or too few.
 pub async fn installed(bed: &Bed) -> Result<()> {
     let mark = bed.audit_mark()?;
-    install(bed).await?;
-    releases(bed).await?;
+    remove_definitions(bed).await?;
+    let told = install(bed, &[]).await?;
+    ensure!(told.contains("watches the whole cluster"), "{told}");
+    releases(bed, async || Ok(())).await?;
     let asked = questions(bed).await?;
     let memory: Vec<String> = resident().iter().map(|mib| format!("{mib:.1}")).collect();
     println!(
@@ -398,6 +407,27 @@ pub async fn installed(bed: &Bed) -> Result<()> {
         "canaries.flagger.app is being deleted"
     );
     Ok(())
+}
+
+/// The same with rights in the canaries' namespace alone, and definitions that somebody else installed.
+pub async fn in_one_namespace(bed: &Bed) -> Result<()> {
+    let mark = bed.audit_mark()?;
+    let own = format!("namespaces={{{PLACE}}}");
+    let more = ["--set", &own, "--set", "crds.install=false"];
+    releases(bed, async || {
+        let told = install(bed, &more).await?;
+        ensure!(told.contains(&format!("watches {PLACE}.")), "{told}");
+        Ok(())
+    })
+    .await?;
+    let manifest = bed
+        .helm(["get", "manifest", "serin", "--namespace", HOME])
+        .await?;
+    ensure!(
+        !manifest.contains("kind: Cluster"),
+        "a controller for namespaces has no rights in the cluster:\n{manifest}"
+    );
+    compare(&granted(bed).await?, &bed.audit_since(mark)?.of_user(USER))
 }
 
 /// Kinds that no API server of the bed serves: their shape is looked at, no more.
@@ -445,15 +475,16 @@ pub async fn kustomize_base(bed: &Bed) -> Result<()> {
         .helm(["template", "serin", chart, "--namespace", HOME])
         .await?;
     // No release of Helm stands behind these objects.
-    let expected: String = std::iter::once("# The chart rendered with its defaults, for this folder.")
-        .chain(rendered.lines().filter(|line| {
-            let line = line.trim_start();
-            !(line.starts_with("# Source:")
-                || line.starts_with("helm.sh/chart:")
-                || line.starts_with("app.kubernetes.io/managed-by: Helm"))
-        }))
-        .flat_map(|line| [line.trim_end(), "\n"])
-        .collect();
+    let expected: String =
+        std::iter::once("# The chart rendered with its defaults, for this folder.")
+            .chain(rendered.lines().filter(|line| {
+                let line = line.trim_start();
+                !(line.starts_with("# Source:")
+                    || line.starts_with("helm.sh/chart:")
+                    || line.starts_with("app.kubernetes.io/managed-by: Helm"))
+            }))
+            .flat_map(|line| [line.trim_end(), "\n"])
+            .collect();
     let file = root.join("kustomize/base/serin.yaml");
     if std::env::var_os("SERIN_UPDATE").is_some() {
         std::fs::write(&file, &expected)?;
@@ -474,7 +505,10 @@ pub async fn kustomize_base(bed: &Bed) -> Result<()> {
         String::from_utf8_lossy(&output.stderr)
     );
     let (tried, unserved) = dry_run(bed, &String::from_utf8(output.stdout)?).await?;
-    ensure!(unserved == 0 && tried >= 8, "{tried} objects, {unserved} not served");
+    ensure!(
+        unserved == 0 && tried >= 8,
+        "{tried} objects, {unserved} not served"
+    );
     Ok(())
 }
 

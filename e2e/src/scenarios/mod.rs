@@ -268,6 +268,12 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!(
         Alone,
+        "installed-in-a-namespace",
+        installed::in_one_namespace,
+        "installed for one namespace: the same with a Role there and no rights in the cluster"
+    ),
+    scenario!(
+        Alone,
         "killed-controller",
         rollouts::killed_controller,
         "a controller killed ten times in one rollout takes each step once and loses nothing"
