@@ -80,6 +80,12 @@ pub struct CanaryStatus {
     /// Choices that were made where the spec left them open, such as the router and the source of metrics, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub observed: BTreeMap<String, String>,
+    /// The last word that a person gave with the annotation serin.dev/command, and what became of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<CommandAnswer>,
+    /// Set while a person has paused this canary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Pause>,
     /// How far the clean-up has come when this object is being deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion: Option<Deletion>,
@@ -202,6 +208,10 @@ string_enum! {
 }
 
 /// The run that is under way: one revision of the target on its way to promotion.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "facts that are independent of each other, as fields of an object"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Run {
@@ -293,6 +303,12 @@ pub struct Run {
     /// Whether the pre-rollout hooks of this run have passed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub pre_rollout_passed: bool,
+    /// Whether a person asked to promote without further judging.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skip_analysis: bool,
+    /// What people asked for in this run, each with when and by whom, oldest first, ten at most.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
     /// What the run is doing and why, in a sentence for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -393,6 +409,66 @@ pub struct RunOutcome {
     )]
     #[schemars(schema_with = "schema::time")]
     pub ended_at: Option<Timestamp>,
+    /// What people asked for in this run, each with when and by whom.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+}
+
+/// A person's word and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CommandAnswer {
+    /// Digest of the annotation that was answered; the same text is not answered again.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// The word, such as abort.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub word: String,
+    /// Who gave it, as they said.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    /// When it was given, RFC 3339.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "whole_millis"
+    )]
+    #[schemars(schema_with = "schema::time")]
+    pub at: Option<Timestamp>,
+    /// Why, as they said.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// What became of it: Honoured or Refused.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub outcome: String,
+    /// What was done, or why not, in a sentence.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// When it was answered, RFC 3339.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "whole_millis"
+    )]
+    #[schemars(schema_with = "schema::time")]
+    pub answered_at: Option<Timestamp>,
+}
+
+/// A pause that a person asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Pause {
+    /// Since when, RFC 3339.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "whole_millis"
+    )]
+    #[schemars(schema_with = "schema::time")]
+    pub since: Option<Timestamp>,
+    /// Who asked for it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    /// Why, as they said.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 /// What a metric last said.

@@ -21,6 +21,7 @@ pub mod canary;
 pub mod canary_analysis;
 pub mod canary_service;
 pub mod canary_status;
+pub mod command;
 pub mod crd;
 pub mod decode;
 #[cfg(test)]
@@ -54,9 +55,10 @@ pub use canary_service::{
     IntOrString, MirrorBackendRef, MirrorFilter, Retries, Rewrite, StringMatch, UnmanagedMetadata,
 };
 pub use canary_status::{
-    CanaryStatus, Condition, ConditionStatus, Deletion, MetricStatus, Phase, PodFailure, Promoted,
-    Run, RunOutcome, RunWeights, Verdict, condition_type,
+    CanaryStatus, CommandAnswer, Condition, ConditionStatus, Deletion, MetricStatus, Pause, Phase,
+    PodFailure, Promoted, Run, RunOutcome, RunWeights, Verdict, condition_type,
 };
+pub use command::{COMMAND_ANNOTATION, Command, CommandWord};
 pub use decode::DecodeError;
 pub use defaults::Strategy;
 pub use duration::{DurationError, GoDuration, parse_go_duration};

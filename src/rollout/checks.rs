@@ -300,5 +300,6 @@ pub(super) fn past_run(
         cause: cause.to_owned(),
         started_at: run.started_at,
         ended_at: Some(now),
+        commands: run.commands.clone(),
     }
 }

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod analyse;
+mod command;
 mod gates;
 mod hold;
 mod idle;
@@ -95,7 +96,9 @@ impl Pass<'_> {
         };
         self.observe(&view);
         self.adopt(&view);
+        let answered = self.obey(&view);
         match self.status.phase {
+            _ if answered => {}
             Phase::Unset | Phase::Initializing => self.initialise(&view),
             Phase::Failed if self.status.promoted.is_none() => self.initialise(&view),
             Phase::Initialized | Phase::Succeeded | Phase::Failed => self.idle(&view),

@@ -5,12 +5,16 @@
 pub type Reason = (&'static str, &'static str);
 
 /// Reasons of conditions, beside the phases.
-pub const OF_CONDITIONS: [Reason; 20] = [
+pub const OF_CONDITIONS: [Reason; 21] = [
     ("Accepted", "the spec can be carried out"),
     ("NotStalled", "work goes on by itself, or there is none"),
     (
         "Suspended",
         "`spec.suspend` is true: everything is left as it is",
+    ),
+    (
+        "Paused",
+        "a person has paused the canary: no step is taken and no run started until `resume`",
     ),
     (
         "InvalidSpec",
@@ -77,7 +81,7 @@ pub const OF_CONDITIONS: [Reason; 20] = [
 ];
 
 /// Reasons of events, beside those of conditions that refuse or stall a canary, which are events too.
-pub const OF_EVENTS: [Reason; 36] = [
+pub const OF_EVENTS: [Reason; 39] = [
     ("Initialized", "the primary serves"),
     (
         "InitializationFailed",
@@ -123,6 +127,15 @@ pub const OF_EVENTS: [Reason; 36] = [
         "a gate stayed closed beyond `spec.analysis.gateTimeout`",
     ),
     ("RollbackHook", "a rollback hook answered with success"),
+    (
+        "Command",
+        "a person's word (annotation `serin.dev/command`) is carried out",
+    ),
+    (
+        "CommandRefused",
+        "a person's word is not carried out; the message says why",
+    ),
+    ("Aborted", "a person has ended the run; it is rolled back"),
     ("RollbackRequested", "the run is rolled back for it"),
     (
         "ThresholdReached",
@@ -239,6 +252,7 @@ mod tests {
             include_str!("pass.rs"),
             include_str!("pass/adopt.rs"),
             include_str!("pass/analyse.rs"),
+            include_str!("pass/command.rs"),
             include_str!("pass/gates.rs"),
             include_str!("pass/hold.rs"),
             include_str!("pass/idle.rs"),

@@ -112,7 +112,7 @@ impl<'a> Pass<'a> {
             self.with_run(clear_wait);
         }
         self.with_run(|run| run.pod_failures.clear());
-        if self.canary.spec.skip_analysis() {
+        if self.canary.spec.skip_analysis() || run.skip_analysis {
             return self.start_promotion(view);
         }
         if run.step == 0
@@ -291,6 +291,9 @@ impl<'a> Pass<'a> {
     /// All checks of the round passed: go through the gates and take the next step of the strategy.
     pub(super) fn advance(&mut self, view: &View<'a>, round: &Round, judged: &[Judged]) {
         self.end_silence();
+        if self.held_by_pause() {
+            return self.forgive_at_gate();
+        }
         let Some(run) = self.run_ref().cloned() else {
             return;
         };

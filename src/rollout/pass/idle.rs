@@ -75,6 +75,9 @@ impl<'a> Pass<'a> {
 
     /// The confirm-rollout gate, and the start of the run behind it.
     pub(super) fn open_gate(&mut self, view: &View<'a>) {
+        if self.held_by_pause() {
+            return;
+        }
         let phase = self.status.phase;
         // While idle nothing is written, so the rounds are counted from the last thing that was.
         let since = self
@@ -195,6 +198,14 @@ impl<'a> Pass<'a> {
         };
         run.weights = Some(weights(split));
         run.message = Some(format!("Scaling up {}.", self.target_name()));
+        if let Some(waited) = self.run_ref().filter(|waited| {
+            waited.stage == Stage::Waiting.as_str()
+                && waited.revision == run.revision
+                && waited.tracked_configs == run.tracked_configs
+        }) {
+            run.skip_analysis = waited.skip_analysis;
+            run.commands.clone_from(&waited.commands);
+        }
         self.status.run = Some(run);
         self.status.phase = Phase::Progressing;
         self.status.failed_checks = 0;

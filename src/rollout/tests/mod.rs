@@ -4,6 +4,7 @@
 mod adoption;
 mod calm;
 mod cluster;
+mod commands;
 mod configs;
 mod deletion;
 mod holds;
