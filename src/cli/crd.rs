@@ -48,3 +48,38 @@ pub fn run(arguments: &CrdArguments) -> anyhow::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// `GOLDEN=write` brings `crds/` up to date, as `make crds` does.
+    #[test]
+    fn a_folder_gets_a_file_for_each_kind() {
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
+        let write = std::env::var("GOLDEN").is_ok_and(|value| value == "write");
+        let folder = if write {
+            kept.clone()
+        } else {
+            let name = format!("serin-crds-{}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            folder
+        };
+        let arguments = CrdArguments {
+            kind: None,
+            output: Some(folder.clone()),
+        };
+        run(&arguments).unwrap();
+        for (name, _) in crd::all() {
+            let written = std::fs::read_to_string(folder.join(name)).unwrap();
+            let kept = std::fs::read_to_string(kept.join(name)).unwrap();
+            assert_eq!(written, kept, "{name}; make crds brings it up to date");
+        }
+        if !write {
+            std::fs::remove_dir_all(folder).unwrap();
+        }
+    }
+}
