@@ -1,4 +1,5 @@
 //! The stories that are told on a bed, and the table of them.
+mod ask;
 mod availability;
 mod custom_resources;
 mod economy;
@@ -139,6 +140,12 @@ pub const ALL: &[Scenario] = &[
         "given-back",
         strategies::given_back,
         "revertOnDeletion gives the target its replicas back before the canary goes"
+    ),
+    scenario!(
+        Shared,
+        "ask",
+        ask::run,
+        "get, explain, history, wait, lint and the words say and do what they promise on a live rollout"
     ),
     scenario!(
         Shared,

@@ -90,8 +90,15 @@ impl<'a> Facts<'a> {
 
     /// What holds the run where it is until somebody acts: a closed gate, or a pause.
     pub fn held_by(&self) -> Option<&str> {
-        let what = self.run()?.waiting_for.as_deref()?;
-        (what.starts_with("gate ") || self.status.paused.is_some()).then_some(what)
+        match self.run()?.waiting_for.as_deref() {
+            Some(what) if what.starts_with("gate ") => Some(what),
+            // A pause is felt from the next step on; the run says so then.
+            what => self
+                .status
+                .paused
+                .as_ref()
+                .map(|_| what.unwrap_or("a person to resume")),
+        }
     }
 
     pub fn is_busy(&self) -> bool {

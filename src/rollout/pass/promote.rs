@@ -311,12 +311,17 @@ impl<'a> Pass<'a> {
             configs: run.tracked_configs.clone(),
         };
         self.record_promoted(view, &identity, run.template.clone());
-        let skipped = self.canary.spec.skip_analysis();
+        let by_word = run.skip_analysis;
+        let skipped = self.canary.spec.skip_analysis() || by_word;
         self.tallies.push(Tally::Succeeded { skipped });
         self.end_run(
             Phase::Succeeded,
             "Promoted",
-            "All checks passed; the primary runs the revision.",
+            if by_word {
+                "Promoted by a person's word, before the checks were done; the primary runs the revision."
+            } else {
+                "All checks passed; the primary runs the revision."
+            },
         );
         let (text, alert) = if skipped {
             (

@@ -71,7 +71,9 @@ fn promote_goes_past_steps_and_closed_gates_to_the_promotion() {
     say(&mut cluster, CommandWord::Promote, "tested by hand");
     cluster.run_until(Phase::Succeeded);
     assert_eq!(cluster.image("podinfo-primary"), "podinfo:2");
-    assert!(cluster.status().history.last().unwrap().commands[0].contains("promote by alice"));
+    let last = cluster.status().history.last().cloned().unwrap();
+    assert!(last.commands[0].contains("promote by alice"));
+    assert!(last.cause.contains("by a person's word"), "{}", last.cause);
 }
 
 #[test]
