@@ -54,7 +54,7 @@ fuzz: tools-rust ## Fuzzes what is read from outside, SECONDS=60 for each target
 	$(call heading,fuzzing)
 	@rustup run $(FUZZ_TOOLCHAIN) rustc --version || { echo "needs: rustup toolchain install $(FUZZ_NIGHTLY)"; exit 1; }
 	@command -v cargo-fuzz > /dev/null || { echo "needs: cargo install cargo-fuzz --locked"; exit 1; }
-	cd fuzz && cargo +$(FUZZ_TOOLCHAIN) run $(LOCKED) --quiet --bin seeds
+	cd fuzz && cargo +$(FUZZ_TOOLCHAIN) run --quiet --bin seeds
 	cd fuzz && for target in $(or $(TARGETS),$$(cargo +$(FUZZ_TOOLCHAIN) fuzz list | grep -v seeds)); do \
 	  echo "-- $$target"; \
 	  cargo +$(FUZZ_TOOLCHAIN) fuzz run $$target -- -max_total_time=$(or $(SECONDS),60) \

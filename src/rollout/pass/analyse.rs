@@ -294,6 +294,10 @@ impl<'a> Pass<'a> {
         if self.held_by_pause() {
             return self.forgive_at_gate();
         }
+        self.next_by_strategy(view, round, judged);
+    }
+
+    fn next_by_strategy(&mut self, view: &View<'a>, round: &Round, judged: &[Judged]) {
         let Some(run) = self.run_ref().cloned() else {
             return;
         };
