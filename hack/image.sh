@@ -23,7 +23,7 @@ if ! rustup target list --installed | grep -qx "$triple"; then
     rustup target add "$triple"
 fi
 rm -rf "$out/roots"
-python3 -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target "$out/roots" -r hack/requirements-image.txt
+python3 -m pip install --quiet --root-user-action=ignore --disable-pip-version-check --no-deps --require-hashes --target "$out/roots" -r hack/requirements-image.txt
 build target "$out/serin.tar"
 # What is in the archive runs: alone in a root of its own, as a user that is not root.
 rootfs=$(mktemp -d)

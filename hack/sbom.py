@@ -33,8 +33,11 @@ def main():
     checksums = {(entry["name"], entry["version"]): entry.get("checksum") for entry in locked}
 
     def uses(node):
-        """What is compiled into it: neither tests nor build scripts."""
-        return sorted(link["pkg"] for link in nodes[node]["deps"] if any(kind["kind"] is None for kind in link["dep_kinds"]))
+        """What is compiled into it: neither tests nor build scripts nor macros that only run in the compiler."""
+        return sorted(
+            link["pkg"] for link in nodes[node]["deps"]
+            if any(kind["kind"] is None for kind in link["dep_kinds"])
+            and not any("proc-macro" in target["kind"] for target in packages[link["pkg"]]["targets"]))
 
     root = next(package["id"] for package in metadata["packages"] if package["name"] == ROOT and package["source"] is None)
     found, waiting = set(), [root]

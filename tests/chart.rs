@@ -5,6 +5,7 @@ use serde_json::Value;
 use serin::api::crd;
 use serin::controller::permissions;
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -118,11 +119,13 @@ fn the_readme_knows_every_value() {
         } else {
             row.default
         };
-        table.push_str(&format!(
-            "| `{}` | `{default}` | {} |\n",
+        writeln!(
+            table,
+            "| `{}` | `{default}` | {} |",
             row.path,
             row.comment.replace('|', "\\|")
-        ));
+        )
+        .unwrap();
     }
     generated("README.md", &format!("{head}{MARK}{table}"));
 }

@@ -8,6 +8,7 @@ mod controller;
 mod crd;
 mod credentials;
 mod lint;
+mod migrate;
 mod rbac;
 mod simulate;
 
@@ -49,6 +50,8 @@ enum Command {
     Crd(crd::CrdArguments),
     /// Print the roles that the controller needs, for the routers in use.
     Rbac(rbac::RbacArguments),
+    /// Say what will change when Serin takes over from Flagger.
+    Migrate(migrate::MigrateArguments),
     /// Run simulated histories and check the invariants.
     Simulate(simulate::SimulateArguments),
     /// Print the version.
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Lint(arguments) => return finished(lint::run(&arguments)),
         Command::Completion(arguments) => completion::run(&arguments, &command()),
         Command::Crd(arguments) => crd::run(&arguments),
+        Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Rbac(arguments) => rbac::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Version => {
