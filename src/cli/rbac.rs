@@ -263,7 +263,7 @@ mod tests {
         );
         assert_eq!(
             verbs(""),
-            json!(["get", "list", "watch", "create", "patch"])
+            json!(["get", "list", "watch", "create", "patch", "delete"])
         );
     }
 }
