@@ -20,7 +20,7 @@ const EMPTY_MEANS_ABSENT: [&str; 8] = [
 /// means absent are left out, since the API server drops or adds them at will.
 #[must_use]
 pub fn canonical_json(value: &Value) -> String {
-    let mut out = String::new();
+    let mut out = String::with_capacity(1024);
     write_canonical(value, &mut out);
     out
 }
@@ -46,20 +46,22 @@ fn says_nothing(key: &str, value: &Value) -> bool {
 fn write_canonical(value: &Value, out: &mut String) {
     match value {
         Value::Object(map) => {
-            let mut keys: Vec<&String> = map
+            let mut members: Vec<(&String, &Value)> = map
                 .iter()
                 .filter(|(key, value)| !says_nothing(key, value))
-                .map(|(key, _)| key)
                 .collect();
-            keys.sort();
+            // Sorted already, unless some crate of the build asks serde_json to keep the order of insertion.
+            if !members.is_sorted_by_key(|(key, _)| *key) {
+                members.sort_by_key(|(key, _)| *key);
+            }
             out.push('{');
-            for (position, key) in keys.into_iter().enumerate() {
+            for (position, (key, value)) in members.into_iter().enumerate() {
                 if position > 0 {
                     out.push(',');
                 }
-                out.push_str(&Value::String(key.clone()).to_string());
+                write_string(key, out);
                 out.push(':');
-                write_canonical(&map[key], out);
+                write_canonical(value, out);
             }
             out.push('}');
         }
@@ -73,20 +75,34 @@ fn write_canonical(value: &Value, out: &mut String) {
             }
             out.push(']');
         }
+        Value::String(text) => write_string(text, out),
         scalar => out.push_str(&scalar.to_string()),
+    }
+}
+
+/// A JSON string. Most need no escape and are copied as they are.
+fn write_string(text: &str, out: &mut String) {
+    if text
+        .bytes()
+        .any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\')
+    {
+        out.push_str(&Value::String(text.to_owned()).to_string());
+    } else {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
     }
 }
 
 /// SHA-256 over [`canonical_json`], 64 lower-case hexadecimal digits.
 #[must_use]
 pub fn digest(value: &Value) -> String {
-    use std::fmt::Write;
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     Sha256::digest(canonical_json(value).as_bytes())
         .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
 }
 
 /// The first sixteen digits of [`digest`]: enough to tell objects apart, short enough for a name or an annotation.

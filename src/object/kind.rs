@@ -1,10 +1,12 @@
 //! The resources that Serin reads and writes, as a table, and the name of one object.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 /// A resource of the Kubernetes API: enough to build its URL.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug)]
 pub struct Kind {
     /// API group; empty for the core group.
     pub group: Cow<'static, str>,
@@ -16,6 +18,46 @@ pub struct Kind {
     pub plural: Cow<'static, str>,
     /// Whether objects of this kind live in namespaces.
     pub namespaced: bool,
+}
+
+/// Compares texts that mostly are the very same constant.
+fn compare(one: &str, other: &str) -> Ordering {
+    if std::ptr::eq(one, other) {
+        Ordering::Equal
+    } else {
+        one.cmp(other)
+    }
+}
+
+/// Kind, group and version say all: one resource has one plural and one scope.
+impl Ord for Kind {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare(&self.kind, &other.kind)
+            .then_with(|| compare(&self.group, &other.group))
+            .then_with(|| compare(&self.version, &other.version))
+    }
+}
+
+impl PartialOrd for Kind {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Kind {}
+
+impl Hash for Kind {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.kind.hash(state);
+        self.group.hash(state);
+        self.version.hash(state);
+    }
 }
 
 impl Kind {

@@ -45,6 +45,20 @@ pub struct Owner {
     pub uid: String,
 }
 
+/// What `serde_json`'s `pointer` finds, without its allocations for each step: pointers with an escape are left to it.
+fn at<'a>(value: &'a Value, pointer: &str) -> Option<&'a Value> {
+    if pointer.contains('~') || !pointer.starts_with('/') {
+        return value.pointer(pointer);
+    }
+    pointer[1..]
+        .split('/')
+        .try_fold(value, |value, step| match value {
+            Value::Object(map) => map.get(step),
+            Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+            _ => None,
+        })
+}
+
 impl Object {
     /// Wraps a JSON value; anything but a JSON object becomes an empty object.
     #[must_use]
@@ -76,7 +90,7 @@ impl Object {
     /// The value at a JSON pointer such as `/spec/replicas`; `Null` where there is none.
     #[must_use]
     pub fn at(&self, pointer: &str) -> &Value {
-        self.0.pointer(pointer).unwrap_or(&Value::Null)
+        at(&self.0, pointer).unwrap_or(&Value::Null)
     }
 
     /// The string at a JSON pointer; empty where there is none.

@@ -15,6 +15,7 @@ use crate::workload::services::{self, ServiceRole};
 use crate::workload::{self, PrimaryRequest, WorkloadError, autoscaler, configs, service_target};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is to be written, and what was found on the way.
@@ -164,8 +165,18 @@ fn fill(
     keep_revisions(view, status, plan)?;
     let ports = view.kind.ports(&view.target, view.canary);
     let service = |role: ServiceRole| {
-        let live = view.snapshot.object(&role.object(view.canary));
-        services::desired_services(view.canary, &view.selector, &ports, role, &live).map_err(unfit)
+        let part = ("service", role, &view.selector, &ports);
+        let name = role.object(view.canary);
+        if view.snapshot.is_settled(&part) {
+            return Ok(None);
+        }
+        let live = view.snapshot.object(&name);
+        let write = services::desired_services(view.canary, &view.selector, &ports, role, &live)
+            .map_err(unfit)?;
+        if write.is_none() {
+            view.snapshot.remember_settled(&part, &[name]);
+        }
+        Ok(write)
     };
     let clone = if view.kind.has_pods() {
         plan.writes.extend(service(ServiceRole::Canary)?);
@@ -269,11 +280,28 @@ fn route_writes(
         },
         selector_label: Some(view.selector.key.as_str()).filter(|key| !key.is_empty()),
     };
-    let lookup = |name: &ObjectRef| view.snapshot.object(name);
+    let part = (
+        "route",
+        split.canary.percent(),
+        split.mirrored,
+        &request.cookies,
+        &view.selector.key,
+    );
+    if view.snapshot.is_settled(&part) {
+        return Ok(());
+    }
+    let looked_at = RefCell::new(Vec::new());
+    let lookup = |name: &ObjectRef| {
+        looked_at.borrow_mut().push(name.clone());
+        view.snapshot.object(name)
+    };
     let writes = view
         .router
         .desired(&request, &lookup)
         .map_err(|error| ("RouteNotWritable", error.to_string()))?;
+    if writes.is_empty() {
+        view.snapshot.remember_settled(&part, &looked_at.take());
+    }
     if let (Some(write), Ok(observed)) = (writes.first(), &view.route)
         && let (Some(found), Some(writer)) = (observed.split, &observed.foreign_writer)
         && found.canary != split.canary

@@ -17,7 +17,7 @@ mod view;
 pub use decision::{Announcement, Decision, Severity, Tally};
 pub use ladder::{NextStep, ladder, next_step};
 pub use need::{Finding, HookAnswer, HookCall, HookPayload, Need, Request};
-pub use snapshot::{ListRef, Listing, Refusal, Settings, Sibling, Snapshot, Want};
+pub use snapshot::{ListRef, Listing, Memory, Refusal, Settings, Sibling, Snapshot, Want};
 pub use stage::Stage;
 
 /// One pass over one canary.

@@ -120,7 +120,6 @@ impl Pass<'_> {
     }
 
     fn finish(mut self, mut writes: Vec<Write>) -> Decision {
-        let before = self.canary.status_or_default();
         self.status.observed_generation = self.canary.metadata.generation;
         conditions::set(
             &mut self.status,
@@ -129,7 +128,10 @@ impl Pass<'_> {
             &self.remarks,
             self.now,
         );
-        let changed = self.status != before;
+        let changed = match &self.canary.status {
+            Some(before) => self.status != *before,
+            None => self.status != CanaryStatus::default(),
+        };
         if changed {
             self.status.last_transition_time = Some(self.now);
         } else {

@@ -4,11 +4,13 @@
 use super::need::{Finding, Need};
 use crate::api::Canary;
 use crate::object::{Endpoints, Kind, Object, ObjectRef, Reading, kinds};
-use crate::workload::WorkloadSettings;
+use crate::workload::{WorkloadSettings, revision_hash};
 use jiff::Timestamp;
+use serde_json::Value;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex};
 
 /// What the controller was started with, so far as decisions depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +90,20 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// What was worked out before and holds while nothing changes that it was worked out from: which parts of a plan needed no write, and
+/// the hash of the target's template. It saves work and changes no decision.
+#[derive(Debug, Default)]
+pub struct Memory {
+    settled: Mutex<HashMap<u64, Vec<Seen>>>,
+    hash: Mutex<Option<(Arc<Object>, String)>>,
+}
+
+/// An object as it was seen; `None` for one that was not there.
+type Seen = (ObjectRef, Option<Arc<Object>>);
+
+/// More than a canary has parts; beyond it everything is forgotten.
+const MOST_REMEMBERED: usize = 256;
+
 /// Everything that one decision may know.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -103,6 +119,8 @@ pub struct Snapshot {
     pub refusal: Option<Refusal>,
     /// A value that differs from snapshot to snapshot; the only source of randomness (cookies).
     pub entropy: u64,
+    /// What earlier decisions about this canary worked out; without it everything is worked out anew.
+    pub memory: Option<Arc<Memory>>,
     objects: BTreeMap<ObjectRef, Reading>,
     lists: BTreeMap<ListRef, Listing>,
     findings: BTreeMap<String, Finding>,
@@ -120,6 +138,7 @@ impl Snapshot {
             siblings: Vec::new(),
             refusal: None,
             entropy: 0,
+            memory: None,
             objects: BTreeMap::new(),
             lists: BTreeMap::new(),
             findings: BTreeMap::new(),
@@ -170,6 +189,74 @@ impl Snapshot {
     #[must_use]
     pub fn finding(&self, need: &Need) -> Option<&Finding> {
         self.findings.get(&need.key)
+    }
+
+    fn seen(&self, name: &ObjectRef) -> Option<Seen> {
+        match self.object(name) {
+            Reading::Present(object) => Some((name.clone(), Some(object))),
+            Reading::Absent => Some((name.clone(), None)),
+            Reading::Unknown(_) => None,
+        }
+    }
+
+    /// Whether this part of the plan needed no write before, and the canary's spec and all objects that it looked at are the same.
+    pub(super) fn is_settled(&self, part: &impl Hash) -> bool {
+        let Some(memory) = &self.memory else {
+            return false;
+        };
+        let Ok(settled) = memory.settled.lock() else {
+            return false;
+        };
+        settled.get(&self.key(part)).is_some_and(|objects| {
+            objects
+                .iter()
+                .all(|(name, then)| match (then, self.object(name)) {
+                    (Some(then), Reading::Present(now)) => Arc::ptr_eq(then, &now),
+                    (None, Reading::Absent) => true,
+                    _ => false,
+                })
+        })
+    }
+
+    /// Remembers that this part of the plan needs no write, and what that was worked out from.
+    pub(super) fn remember_settled(&self, part: &impl Hash, from: &[ObjectRef]) {
+        let Some(memory) = &self.memory else { return };
+        let Some(seen) = from.iter().map(|name| self.seen(name)).collect() else {
+            return;
+        };
+        if let Ok(mut settled) = memory.settled.lock() {
+            if settled.len() >= MOST_REMEMBERED {
+                settled.clear();
+            }
+            settled.insert(self.key(part), seen);
+        }
+    }
+
+    fn key(&self, part: &impl Hash) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let metadata = &self.canary.metadata;
+        (&metadata.uid, metadata.generation).hash(&mut hasher);
+        part.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The revision hash of the target's template.
+    pub(super) fn revision_of(&self, target: &Arc<Object>, template: &Value) -> String {
+        let known = self
+            .memory
+            .as_ref()
+            .and_then(|memory| memory.hash.lock().ok());
+        let Some(mut known) = known else {
+            return revision_hash(template);
+        };
+        match &*known {
+            Some((object, hash)) if Arc::ptr_eq(object, target) => hash.clone(),
+            _ => {
+                let hash = revision_hash(template);
+                *known = Some((Arc::clone(target), hash.clone()));
+                hash
+            }
+        }
     }
 
     /// The endpoints behind a Service of the canary's namespace, added up over its `EndpointSlice`s.

@@ -94,7 +94,7 @@ impl<'a> View<'a> {
             .map(|one| (one.reference.status_key(), one.checksum.clone()))
             .collect();
         let identity = Identity {
-            revision: workload::revision_hash(&template),
+            revision: snapshot.revision_of(&target, &template),
             configs,
         };
         let primary = snapshot.object(&kind.primary(canary));

@@ -101,7 +101,7 @@ pub struct Capabilities {
 }
 
 /// Cookies of session affinity, `name=value`; empty where there is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cookies {
     /// Pins a user to the canary in this run.
     pub canary: Option<String>,

@@ -38,7 +38,7 @@ impl Default for WorkloadSettings {
 }
 
 /// The label that tells the pods of the two sides apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SelectorLabel {
     /// Its key, one of `selector_labels`.
     pub key: String,
@@ -55,7 +55,7 @@ impl SelectorLabel {
 }
 
 /// One port of the generated Services.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DiscoveredPort {
     /// Port name.
     pub name: String,

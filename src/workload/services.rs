@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 pub const ORIGINAL_SERVICE: &str = "serin.dev/original-service";
 
 /// Which of the three Services.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ServiceRole {
     /// The one that clients call; selects the primary's pods.
     Apex,
