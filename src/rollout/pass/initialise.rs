@@ -26,6 +26,12 @@ impl<'a> Pass<'a> {
             self.status.phase = Phase::Initializing;
             let mut run = self.new_run(view, Stage::Initializing, 0);
             run.weights = None;
+            if switching {
+                // The route is ours already and goes on keeping requests served.
+                run.weights = Some(weights(Split::PRIMARY));
+                run.drain_from = Some(self.now);
+                run.diverted = self.run_ref().is_some_and(|old| old.diverted);
+            }
             self.status.run = Some(run);
             self.status.last_applied_spec = None;
             return;
@@ -56,6 +62,14 @@ impl<'a> Pass<'a> {
             // The primary was ready and is not any more; what serves goes on serving.
             let since = self.run_ref().and_then(|run| run.drain_from);
             return self.hold_initialisation(view, since, "no ready endpoints", false);
+        }
+        if !diverted && view.serves(Side::Primary) {
+            // Pods of a revision before the seed may answer; the user's workload goes only when the seed itself is ready.
+            let readiness = view.readiness(Side::Primary, since);
+            if !readiness.is_ready() {
+                let since = self.run_ref().and_then(|run| run.drain_from);
+                return self.hold_initialisation(view, since, readiness.message(), false);
+            }
         }
         self.status.phase = Phase::Initializing;
         if !diverted && view.is_dark(Side::Primary) && view.serves(Side::Canary) {

@@ -362,3 +362,29 @@ fn what_the_api_server_refuses_is_said_in_the_conditions_and_taken_back() {
         ConditionStatus::True
     );
 }
+
+/// Found by simulation: the status went on saying that the canary has all traffic, while the run said none.
+#[test]
+fn a_fix_during_initialisation_keeps_requests_where_they_are_answered_until_its_primary_serves() {
+    let mut cluster = Cluster::given_canary(&canary(STEPS));
+    cluster
+        .given_deployment("podinfo:1")
+        .gateway_is_silent()
+        .run_until_calm();
+    assert_eq!(cluster.split(), Some((100, 0)), "the switch has begun");
+
+    cluster.pods("podinfo-primary", Pods::Dead).run_until_calm();
+    assert_eq!(cluster.split(), Some((0, 100)), "the target answers");
+
+    cluster.deploy("podinfo:2").run_until_calm();
+    assert_eq!(cluster.split(), Some((0, 100)), "it still does");
+    assert_eq!(cluster.image("podinfo-primary"), "podinfo:2");
+
+    cluster
+        .pods_ready("podinfo-primary")
+        .gateway_applies()
+        .run_until(Phase::Initialized);
+    assert_eq!(cluster.split(), Some((100, 0)));
+    assert_eq!(cluster.status().canary_weight, 0);
+    assert_eq!(cluster.replicas("podinfo"), 0);
+}
