@@ -14,9 +14,11 @@ E2E := target/debug/serin-e2e
 # cargo-fuzz needs a nightly compiler: the one it was last tried with, or whichever is installed.
 FUZZ_NIGHTLY := nightly-2026-05-20
 FUZZ_TOOLCHAIN = $(shell rustup toolchain list | grep -o '^$(FUZZ_NIGHTLY)' || echo nightly)
+# The rooms without I/O alone, optimised.
+SIMULATION = $(CARGO) run $(LOCKED) --quiet --profile simulation -p serin-simulation --
 heading = @printf '\n== %s\n' '$(1)'
 
-.PHONY: help demo test e2e unit fmt fmt-check lint crds chart image image-check bench sim fuzz setup up down build clean tools-rust tools-bed
+.PHONY: help demo test e2e unit fmt fmt-check lint crds chart image image-check bench sim mutants fuzz setup up down build clean tools-rust tools-bed
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -24,7 +26,7 @@ help: ## Lists the targets
 demo: build ## Shows a good release promoted and a bad one rolled back, live in the terminal
 	@$(E2E) demo
 
-test: fmt-check lint unit e2e ## Runs every check there is, in the order of their cost
+test: fmt-check lint unit sim mutants e2e ## Runs every check there is, in the order of their cost
 
 fmt-check: tools-rust
 	$(call heading,format)
@@ -48,7 +50,11 @@ bench: build ## Counts the API requests and measures the time that rollouts cost
 
 sim: tools-rust ## Runs simulated histories (N=20000 SEED=1) in an optimised build
 	$(call heading,simulation)
-	$(CARGO) run $(LOCKED) --quiet --profile simulation --bin serin -- simulate --histories $(or $(N),20000) --seed $(or $(SEED),1)
+	$(SIMULATION) --histories $(or $(N),20000) --seed $(or $(SEED),1) $(ARGS)
+
+mutants: tools-rust ## Puts deliberate defects in and shows which invariant catches each (N=400 histories at most for each)
+	$(call heading,deliberate defects)
+	$(SIMULATION) --mutants --histories $(or $(N),400) --seed $(or $(SEED),1)
 
 fuzz: tools-rust ## Fuzzes what is read from outside, SECONDS=60 for each target (TARGETS="canary …" picks)
 	$(call heading,fuzzing)

@@ -1,6 +1,6 @@
 //! `serin simulate`: many simulated histories, and the story of the first that violates an invariant.
 
-use crate::sim::run;
+use crate::sim::run::{self, Wish};
 use anyhow::{Result, bail};
 use clap::Args;
 
@@ -16,16 +16,23 @@ pub struct SimulateArguments {
     /// Tell the story of this one seed instead, made as small as it can be.
     #[arg(long, default_value_t = false)]
     story: bool,
+    /// Put deliberate defects in, one after the other, each for at most so many histories, and say which invariant caught it.
+    #[arg(long, default_value_t = false)]
+    mutants: bool,
 }
 
 /// Runs them.
 pub fn run(arguments: &SimulateArguments) -> Result<()> {
-    if arguments.story {
-        print!("{}", run::explain(arguments.seed, None));
-        return Ok(());
-    }
-    let (text, clean) = run::simulate(arguments.seed, arguments.histories);
+    let (text, clean) = run::carry_out(&Wish {
+        histories: arguments.histories,
+        seed: arguments.seed,
+        story: arguments.story,
+        mutants: arguments.mutants,
+    });
     print!("{text}");
+    if !clean && arguments.mutants {
+        bail!("a deliberate defect was not caught: an invariant or a scenario is missing");
+    }
     if !clean {
         bail!(
             "an invariant was violated; `serin simulate --story --seed N` tells the story of seed N"

@@ -6,12 +6,16 @@
 use super::random::Random;
 use super::scenario::Act;
 use super::store::{Change, Hand};
-use super::workloads::{Deployment, Nature, image_of};
+use super::workloads::{CONFIG, Deployment, Nature, image_of};
 use super::world::{SERVICES, World, weight_of};
 use super::{CANARY, NAMESPACE};
 use crate::api::{CanaryStatus, Phase, Run, condition_type};
-use crate::object::{Object, ObjectRef, kinds};
-use crate::workload::revision_hash;
+use crate::object::{APPLIED_ANNOTATION, Object, ObjectRef, kinds};
+use crate::rollout::{NextStep, next_step};
+use crate::routing::Weight;
+use crate::workload::autoscaler::PAUSED_REPLICAS;
+use crate::workload::configs::checksum;
+use crate::workload::{revision_hash, target_kind};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -67,6 +71,10 @@ pub struct Witness {
     bright_since: [Option<i64>; 3],
     /// When the run last changed.
     run_at: i64,
+    /// When the target last had ready pods.
+    pub pods_at: i64,
+    /// Whether the canary's object had a finalizer when it was deleted.
+    finalized: bool,
     hand_on_route: i64,
     /// Served by another side's pods all along.
     acted_at: i64,
@@ -94,12 +102,29 @@ impl Witness {
     }
 }
 
-fn target() -> ObjectRef {
-    kinds::DEPLOYMENT.named(NAMESPACE, "web")
+fn target(world: &World) -> ObjectRef {
+    world.reference(Deployment::Target)
 }
 
-fn primary() -> ObjectRef {
-    kinds::DEPLOYMENT.named(NAMESPACE, "web-primary")
+fn primary(world: &World) -> ObjectRef {
+    world.reference(Deployment::Primary)
+}
+
+fn config_copy() -> ObjectRef {
+    kinds::CONFIG_MAP.named(NAMESPACE, &format!("{CONFIG}-primary"))
+}
+
+/// The key of the config in `trackedConfigs`.
+const CONFIG_KEY: &str = "configmap/web-config";
+
+/// The template of a workload as it is judged: without what parks a `DaemonSet`.
+fn template_of(world: &World, object: &Object) -> Value {
+    let kind = if world.scenario.daemon {
+        "DaemonSet"
+    } else {
+        "Deployment"
+    };
+    target_kind(kind).map_or(Value::Null, |kind| kind.template(object))
 }
 
 fn route() -> ObjectRef {
@@ -112,8 +137,11 @@ pub fn after_write(world: &mut World, change: &Change) {
     if change.by != Hand::Serin {
         return;
     }
-    let checks: [(&'static str, WriteCheck); 6] = [
+    let checks: [(&'static str, WriteCheck); 9] = [
         ("I1 whole", whole),
+        ("I1 whole", matched),
+        ("I3 earned", copied),
+        ("I2 served", given_back),
         ("I2 served", served),
         ("I3 earned", earned),
         ("I4 safe side", safe_side),
@@ -129,8 +157,16 @@ pub fn after_write(world: &mut World, change: &Change) {
 
 fn learn(world: &mut World, change: &Change) {
     let Some(after) = &change.after else { return };
-    if change.name == target() {
-        let hash = revision_hash(after.at("/spec/template"));
+    if change.name.kind == kinds::CANARY && after.is_deleting() {
+        world.witness.finalized = true;
+    }
+    let template = after.at("/spec/template");
+    let known = change
+        .before
+        .as_ref()
+        .is_some_and(|before| before.at("/spec/template") == template);
+    if !known && change.name == target(world) {
+        let hash = revision_hash(&template_of(world, after));
         let image = image_of(after);
         world.witness.images.insert(hash.clone(), image.clone());
         world.witness.hashes.insert(image, hash);
@@ -191,6 +227,82 @@ fn whole(world: &World, change: &Change) -> Option<String> {
     None
 }
 
+/// I1, A/B: a rule that sends requests to the canary says which.
+fn matched(world: &World, change: &Change) -> Option<String> {
+    let ab = world.scenario.spec["analysis"]["match"].is_array();
+    // While a run stands still, or before it has one side only, all traffic may be moved to a side that answers.
+    let whole = world
+        .status
+        .run
+        .as_ref()
+        .is_none_or(|run| run.diverted || run.stage != "Analysing");
+    if change.name != route() || !ab || whole || world.truth.gone {
+        return None;
+    }
+    let after = change.after.as_ref()?;
+    let rules = after.at("/spec/rules").as_array()?;
+    let open = rules.iter().find(|rule| {
+        let canary = rule["backendRefs"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|backend| backend["name"] == "web-canary" && backend["weight"] != 0);
+        let narrow = rule["matches"].as_array().is_some_and(|matches| {
+            matches.iter().all(|entry| {
+                entry["headers"]
+                    .as_array()
+                    .is_some_and(|all| !all.is_empty())
+            })
+        });
+        canary && !narrow
+    });
+    open.map(|rule| {
+        format!("a rule without the headers of analysis.match sends to the canary: {rule}")
+    })
+}
+
+/// I3, configs: the primary's copy is what a judged revision was judged with.
+fn copied(world: &World, change: &Change) -> Option<String> {
+    if change.name != config_copy() {
+        return None;
+    }
+    let found = checksum(change.after.as_ref()?);
+    let status = &world.status;
+    let judged = [
+        status.run.as_ref().map(|run| &run.tracked_configs),
+        status
+            .promoted
+            .as_ref()
+            .map(|promoted| &promoted.tracked_configs),
+    ];
+    let known = judged
+        .into_iter()
+        .flatten()
+        .any(|configs| configs.get(CONFIG_KEY) == Some(&found));
+    (!known).then(|| {
+        format!("the primary's config is {found}, which no run was judged with and nothing was promoted with")
+    })
+}
+
+/// I2, deletion: the canary lets go of its object when the target has pods that answer, or when its time is over.
+fn given_back(world: &World, change: &Change) -> Option<String> {
+    if change.name.kind != kinds::CANARY || change.after.is_some() {
+        return None;
+    }
+    let asked = world.truth.deleted_at?;
+    let deadline = 60_000;
+    let pods = world.workloads[0].ready_pods().next().is_some()
+        || world.now - world.witness.pods_at < 5_000;
+    (world.scenario.spec["revertOnDeletion"] == true && !pods && world.now - asked < deadline).then(
+        || {
+            format!(
+                "the object goes {} s after its deletion while the target has no ready pods",
+                (world.now - asked) / 1000
+            )
+        },
+    )
+}
+
 /// Whether a Service has ready endpoints, or had some so lately that the writer could not know better.
 fn has_endpoints(world: &World, service: usize) -> bool {
     if !world.endpoints(service).is_empty() {
@@ -242,7 +354,8 @@ fn served(world: &World, change: &Change) -> Option<String> {
             ));
         }
     }
-    if change.name == target() && is_scaled_to_zero(change) && world.scenario.gateway {
+    let gone = change.name == target(world) && is_scaled_to_zero(world, change);
+    if (gone || is_paused(world, change)) && world.scenario.gateway {
         let stuck = world
             .gateway
             .behind_since
@@ -265,29 +378,47 @@ fn served(world: &World, change: &Change) -> Option<String> {
     None
 }
 
-fn is_scaled_to_zero(change: &Change) -> bool {
-    let replicas = |object: &Option<Arc<Object>>| {
+/// Whether a change takes the last pods of its workload.
+fn is_scaled_to_zero(world: &World, change: &Change) -> bool {
+    let replicas =
+        |object: &Option<Arc<Object>>| object.as_deref().map(|object| world.scale_of(object));
+    replicas(&change.after) == Some(0) && replicas(&change.before).is_some_and(|before| before > 0)
+}
+
+/// Whether a change makes KEDA take the last pods of the target.
+fn is_paused(world: &World, change: &Change) -> bool {
+    let paused = |object: &Option<Arc<Object>>| {
         object
             .as_ref()
-            .and_then(|object| object.number("/spec/replicas"))
+            .is_some_and(|object| object.annotation(PAUSED_REPLICAS) == Some("0"))
     };
-    replicas(&change.after) == Some(0) && replicas(&change.before).is_some_and(|before| before > 0)
+    let has_pods = world
+        .store
+        .get(&target(world))
+        .is_some_and(|target| world.scale_of(target) > 0);
+    change.name.kind == kinds::SCALED_OBJECT
+        && change.name.name == "web"
+        && has_pods
+        && paused(&change.after)
+        && !paused(&change.before)
 }
 
 /// I3: the primary's template is that of the run that is being promoted, or the promoted one; and no revision gets there that an
 /// honest analysis can't pass.
 fn earned(world: &World, change: &Change) -> Option<String> {
-    if change.name != primary() {
+    if change.name != primary(world) {
         return None;
     }
     let after = change.after.as_ref()?;
     let image = image_of(after);
-    if change
-        .before
-        .as_ref()
-        .is_some_and(|before| image_of(before) == image)
+    if let Some(before) = &change.before
+        && image_of(before) == image
     {
-        return None;
+        // What Flagger made becomes ours, with its pods, when it is promoted.
+        let ours = before.annotation(APPLIED_ANNOTATION).is_some();
+        let restarted = before.at("/spec/template") != after.at("/spec/template");
+        return (ours && restarted && !world.scenario.config)
+            .then(|| format!("the primary's pods are replaced although it runs {image} already"));
     }
     let hash = world
         .witness
@@ -325,15 +456,16 @@ fn earned(world: &World, change: &Change) -> Option<String> {
 
 /// I4: the only healthy copy is never scaled down, and the primary never to zero.
 fn safe_side(world: &World, change: &Change) -> Option<String> {
-    if change.name == target() && is_scaled_to_zero(change) && !has_endpoints(world, 1) {
+    let gone = change.name == target(world) && is_scaled_to_zero(world, change);
+    if (gone || is_paused(world, change)) && !has_endpoints(world, 1) {
         return Some(
             "the target is scaled to zero while the primary has no ready endpoints".to_owned(),
         );
     }
-    if change.name == primary() && is_scaled_to_zero(change) {
+    if change.name == primary(world) && is_scaled_to_zero(world, change) {
         return Some("the primary is scaled to zero".to_owned());
     }
-    if change.name == primary() && change.after.is_none() {
+    if change.name == primary(world) && change.after.is_none() {
         return Some("the primary is deleted".to_owned());
     }
     None
@@ -353,8 +485,8 @@ fn mine(_: &World, change: &Change) -> Option<String> {
 }
 
 /// I7: of the target only the scale is written.
-fn gentle(_: &World, change: &Change) -> Option<String> {
-    if change.name != target() {
+fn gentle(world: &World, change: &Change) -> Option<String> {
+    if change.name != target(world) {
         return None;
     }
     let Some(after) = &change.after else {
@@ -364,6 +496,9 @@ fn gentle(_: &World, change: &Change) -> Option<String> {
     let rest = |object: &Object| -> Value {
         let mut value = object.value().clone();
         value["spec"]["replicas"] = Value::Null;
+        if world.scenario.daemon {
+            value["spec"]["template"] = template_of(world, object);
+        }
         for field in ["resourceVersion", "generation", "managedFields"] {
             value["metadata"][field] = Value::Null;
         }
@@ -393,8 +528,12 @@ pub fn after_status(world: &mut World, change: &Change, before: &CanaryStatus) {
                 .map(String::as_str);
         world.witness.ended_alone = ended && (world.endpoints(1).is_empty() || newer);
     }
-    let checks: [(&'static str, StatusCheck); 5] = [
+    if world.truth.deleted_at.is_some() {
+        return;
+    }
+    let checks: [(&'static str, StatusCheck); 6] = [
         ("I5 once", once),
+        ("I5 once", rung),
         ("I6 told", told_why),
         ("I10 true", truthful),
         ("I10 true", whole_status),
@@ -451,6 +590,33 @@ fn once(world: &mut World, before: &CanaryStatus) -> Option<String> {
         )),
         _ => None,
     }
+}
+
+/// I5: a step of growing weights leads to the next rung of the ladder, and none leads down.
+fn rung(world: &mut World, before: &CanaryStatus) -> Option<String> {
+    let after = &world.status;
+    let (old, new) = (before.run.as_ref()?, after.run.as_ref()?);
+    let analysis = &world.analysis;
+    let current = after.observed_generation == Some(world.generation);
+    let weighted =
+        world.scenario.gateway && analysis.iterations() == 0 && analysis.matches.is_empty();
+    let analysing = old.stage == "Analysing" && new.stage == "Analysing";
+    if !current || !weighted || !analysing || old.id != new.id || new.diverted || old.diverted {
+        return None;
+    }
+    let (from, to) = (old.weights?.canary, new.weights?.canary);
+    if to < from {
+        return Some(format!(
+            "the canary's share went down from {from} to {to} within a run"
+        ));
+    }
+    let next = next_step(analysis, Weight::clamped(i64::from(from)));
+    let expected = match next {
+        NextStep::Raise(weight) => u32::from(weight.percent()),
+        NextStep::Top => from,
+    };
+    (to > from && to != expected)
+        .then(|| format!("the canary's share went from {from} to {to}; the ladder says {expected}"))
 }
 
 /// Counts what people are told; some things may be told once for each run.
@@ -534,7 +700,7 @@ fn truthful(world: &mut World, before: &CanaryStatus) -> Option<String> {
     let image = world.witness.image_of(hash).unwrap_or_default().to_owned();
     let excused =
         world.witness.hand_on_primary > 0 && world.now - world.witness.hand_on_primary < 60_000;
-    match world.store.get(&primary()) {
+    match world.store.get(&primary(world)) {
         Some(live) if image_of(live) != image => Some(format!(
             "{} is said to be promoted, but the primary runs {}",
             image,
@@ -584,7 +750,11 @@ fn whole_status(world: &mut World, _: &CanaryStatus) -> Option<String> {
 fn judged(world: &mut World, before: &CanaryStatus) -> Option<String> {
     let status = &world.status;
     let run = status.run.as_ref()?;
-    if status.phase != Phase::Promoting || before.phase == Phase::Promoting || world.witness.skipped
+    let taken_over = world.scenario.flagger.is_some() && before.run.is_none();
+    if status.phase != Phase::Promoting
+        || before.phase == Phase::Promoting
+        || world.witness.skipped
+        || taken_over
     {
         return None;
     }
@@ -604,6 +774,13 @@ fn judged(world: &mut World, before: &CanaryStatus) -> Option<String> {
 
 /// Looks at the world at one moment.
 pub fn moment(world: &mut World) {
+    if world.truth.deleted_at.is_some() {
+        if world.workloads[0].ready_pods().next().is_some() {
+            world.witness.pods_at = world.now;
+        }
+        // What holds while a canary is given back is looked at when it goes, and at the end.
+        return;
+    }
     for service in 0..SERVICES.len() {
         if world.endpoints(service).is_empty() {
             world.witness.bright_since[service] = None;
@@ -613,11 +790,7 @@ pub fn moment(world: &mut World) {
         }
     }
     for service in 0..SERVICES.len() {
-        let weight = world
-            .shares()
-            .iter()
-            .find(|(side, _)| *side == service)
-            .map_or(0, |(_, weight)| *weight);
+        let weight = world.share(service);
         let dark = weight > 0 && !world.answers(service);
         let other = 3 - service.max(1);
         let rescue = service > 0 && dark && world.answers(other);
@@ -645,10 +818,7 @@ fn at_once(world: &World) -> Option<String> {
             .max(witness.acted_at)
             .max(witness.run_at);
         let patience = DARK + 4 * world.gateway.lag;
-        let suspended = world
-            .store
-            .get(&kinds::CANARY.named(NAMESPACE, CANARY))
-            .is_some_and(|canary| canary.at("/spec/suspend") == true);
+        let suspended = world.suspended;
         // A canary that was never judged must not be given the primary's share.
         let unjudged = service == 1
             && world.status.run.as_ref().is_none_or(|run| {
@@ -678,6 +848,12 @@ fn at_once(world: &World) -> Option<String> {
 
 /// Looks at the world after the end of time.
 pub fn end(world: &mut World) {
+    if world.truth.deleted_at.is_some() {
+        if let Some(text) = reverted(world) {
+            world.violate("I11 ends", text);
+        }
+        return;
+    }
     let checks: [(&'static str, EndCheck); 6] = [
         ("I11 ends", ended),
         ("I12 seen", seen),
@@ -692,6 +868,25 @@ pub fn end(world: &mut World) {
             return;
         }
     }
+}
+
+/// I11 and I2, deletion: the object is gone, and with `revertOnDeletion` the target runs and the apex Service leads to it.
+fn reverted(world: &World) -> Option<String> {
+    if !world.truth.gone {
+        return Some("the canary was deleted and its object is still there".to_owned());
+    }
+    let Some(live) = world.store.get(&target(world)) else {
+        return None;
+    };
+    let given_back = world.witness.finalized;
+    if given_back && world.scale_of(live) == 0 && !world.witness.hand_on_scale {
+        return Some("the canary was given back, and its target has no pods".to_owned());
+    }
+    let apex = world.store.get(&kinds::SERVICE.named(NAMESPACE, "web"))?;
+    (given_back && apex.text("/spec/selector/app") != "web").then(|| {
+        "the canary was given back, and the apex Service leads to the primary that is gone"
+            .to_owned()
+    })
 }
 
 /// I11: no run is under way.
@@ -722,15 +917,31 @@ fn seen(world: &World) -> Option<String> {
     let status = &world.status;
     let image = world.target_image();
     let hash = world.witness.hashes.get(&image)?;
+    let config = world
+        .store
+        .get(&kinds::CONFIG_MAP.named(NAMESPACE, CONFIG))
+        .map(|config| checksum(config));
+    let same = |configs: &BTreeMap<String, String>| configs.get(CONFIG_KEY) == config.as_ref();
     let promoted = status
         .promoted
         .as_ref()
-        .is_some_and(|promoted| promoted.revision == *hash);
-    let judged = status
-        .history
-        .iter()
-        .any(|run| run.revision == *hash && run.outcome != "Superseded");
-    let held = status.run.as_ref().is_some_and(|run| run.revision == *hash);
+        .is_some_and(|promoted| promoted.revision == *hash && same(&promoted.tracked_configs));
+    let by_flagger = world
+        .scenario
+        .flagger
+        .is_some_and(|left| left.phase == Phase::Failed)
+        && status.history.is_empty();
+    let judged = (by_flagger
+        || status
+            .history
+            .iter()
+            .any(|run| run.revision == *hash && run.outcome != "Superseded"))
+        && status.last_applied_spec.as_ref() == Some(hash)
+        && same(&status.tracked_configs.clone().unwrap_or_default());
+    let held = status
+        .run
+        .as_ref()
+        .is_some_and(|run| run.revision == *hash && same(&run.tracked_configs));
     (!promoted && !judged && !held).then(|| {
         format!(
             "{image} is neither promoted nor judged; phase {}",
@@ -764,7 +975,7 @@ fn status_agrees(world: &World) -> Option<String> {
     let image = world.witness.image_of(&promoted.revision)?;
     let live = world
         .store
-        .get(&primary())
+        .get(&primary(world))
         .map(image_of)
         .unwrap_or_default();
     (live != image).then(|| format!("{image} is said to be promoted, the primary runs {live}"))
@@ -783,7 +994,7 @@ fn safe_end(world: &World) -> Option<String> {
     }
     let replicas = world
         .store
-        .get(&target())
+        .get(&target(world))
         .and_then(|target| target.number("/spec/replicas"))
         .unwrap_or(1);
     // The only copy that may still answer stays.
@@ -809,7 +1020,7 @@ fn all_served(world: &World) -> Option<String> {
         .find(|(service, weight)| *weight > 0 && !world.answers(*service));
     let unfit = world
         .store
-        .get(&primary())
+        .get(&primary(world))
         .map(image_of)
         .is_some_and(|image| Nature::of(&image) == Nature::Crash);
     match dark {

@@ -238,9 +238,11 @@ fn elements<'a>(value: &'a mut Value, pointer: &str) -> impl Iterator<Item = &'a
 
 /// Fills in what the API server fills in.
 pub fn defaults(kind: &Kind, object: &mut Value) {
-    if *kind == kinds::DEPLOYMENT {
-        fill(&mut object["spec"], "replicas", json!(1));
-        fill(&mut object["spec"], "progressDeadlineSeconds", json!(600));
+    if *kind == kinds::DEPLOYMENT || *kind == kinds::DAEMON_SET {
+        if *kind == kinds::DEPLOYMENT {
+            fill(&mut object["spec"], "replicas", json!(1));
+            fill(&mut object["spec"], "progressDeadlineSeconds", json!(600));
+        }
         fill(&mut object["spec"], "revisionHistoryLimit", json!(10));
         let pod = &mut object["spec"]["template"]["spec"];
         fill(pod, "restartPolicy", json!("Always"));

@@ -2,6 +2,7 @@
 //! caught by an invariant within a few hundred histories; one that is not shows a blind spot of the simulation.
 
 use super::NAMESPACE;
+use super::workloads::CONFIG;
 use super::world::World;
 use crate::api::{Canary, CanaryStatus, Phase, RunWeights};
 use crate::object::{Expect, Object, ObjectRef, Patch, Reading, Write, kinds};
@@ -79,10 +80,40 @@ pub enum Mutant {
     RestartFailed,
     /// The observed generation is not updated.
     StaleGeneration,
+    /// A mirrored step is never followed by a weighted one (Flagger's A5).
+    MirrorForever,
+    /// A promotion at weight 0 goes no further (Flagger's A6).
+    StuckAtZero,
+    /// A step goes straight to 100 % (Flagger's A7).
+    JumpToTop,
+    /// Nothing leads out of Waiting (Flagger's A11).
+    StuckWaiting,
+    /// A write that failed is not tried again (Flagger's A12).
+    NoRetry,
+    /// The primary gets a new template although its revision is the same (Flagger's A18).
+    RestartPrimary,
+    /// The route is written at every pass (Flagger's R1, R11).
+    RewriteRoute,
+    /// A split that somebody edited is set back to the start of the run (Flagger's R2).
+    ResetOnDrift,
+    /// The finalizer stays for ever (Flagger's R3).
+    NeverReleased,
+    /// The finalizer goes before the target is back (Flagger's R3).
+    ReleasedAtOnce,
+    /// The match of an A/B test is forgotten (Flagger's R4).
+    OpenAb,
+    /// A weight of 0 is left out, so that it is 1 (Flagger's R5).
+    OmittedZero,
+    /// A promotion leaves the primary with its old config (Flagger's C).
+    ConfigNotCopied,
+    /// The primary gets a copy of the config as it is, judged or not (Flagger's A4, C).
+    ConfigLive,
+    /// A change of a config is no new revision (Flagger's C).
+    ConfigIgnored,
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 33] = [
+pub const MUTANTS: [Mutant; 48] = [
     Mutant::NoDrain,
     Mutant::ScaleBeforeRoute,
     Mutant::PromoteLive,
@@ -116,7 +147,99 @@ pub const MUTANTS: [Mutant; 33] = [
     Mutant::ForgetPromoted,
     Mutant::RestartFailed,
     Mutant::StaleGeneration,
+    Mutant::MirrorForever,
+    Mutant::StuckAtZero,
+    Mutant::JumpToTop,
+    Mutant::StuckWaiting,
+    Mutant::NoRetry,
+    Mutant::RestartPrimary,
+    Mutant::RewriteRoute,
+    Mutant::ResetOnDrift,
+    Mutant::NeverReleased,
+    Mutant::ReleasedAtOnce,
+    Mutant::OpenAb,
+    Mutant::OmittedZero,
+    Mutant::ConfigNotCopied,
+    Mutant::ConfigLive,
+    Mutant::ConfigIgnored,
 ];
+
+impl Mutant {
+    /// The defect in one sentence, and which of Flagger's (chapter 9.2 of the reference) it stands for, if for one.
+    #[must_use]
+    pub fn meaning(self) -> (&'static str, &'static str) {
+        match self {
+            Self::NoDrain => ("The drain before the scale-down is left out", ""),
+            Self::ScaleBeforeRoute => ("Pods go before the route is changed", ""),
+            Self::PromoteLive => ("The live template is promoted, not the kept one", "A4"),
+            Self::RebuildFromTarget => ("A deleted primary is rebuilt from the target", "A14"),
+            Self::StatusLast => ("The status is written after its effects", "A17"),
+            Self::StatusUnguarded => ("The status is written without its version", ""),
+            Self::WritesUnguarded => ("Writes go without their guards", ""),
+            Self::DoubleFailure => ("A failed check counts twice", ""),
+            Self::ImpatientSteps => ("A step is taken twice as fast", ""),
+            Self::SkipStep => ("A step skips the next one", ""),
+            Self::PromoteFailed => ("A failed run is promoted", ""),
+            Self::RollbackKeepsRoute => ("A rollback leaves the route as it is", ""),
+            Self::RollbackKeepsPods => ("A rollback leaves the target's pods", ""),
+            Self::WeightsOverflow => ("The weights sum to more than 100", ""),
+            Self::WrongBackend => ("The route forgets one backend's Service name", ""),
+            Self::PromotionFailureToPrimary => {
+                ("A failed promotion goes back to the broken primary", "A1")
+            }
+            Self::ScaleWithoutPrimary => (
+                "The target is scaled to zero while the primary is not ready",
+                "A2, A15",
+            ),
+            Self::SeenTooEarly => (
+                "A new revision is recorded as seen before it is acted upon",
+                "A3",
+            ),
+            Self::IgnoreChange => ("A change of the target in mid-run is not noticed", "A9"),
+            Self::BlindToEndpoints => ("The endpoints of the canary are taken for ready", ""),
+            Self::NoDivert => ("A lost side is not diverted", ""),
+            Self::WipeAnnotations => ("Foreign annotations are wiped", ""),
+            Self::WriteTargetWhole => ("The target is written whole", ""),
+            Self::IgnoreDrift => ("A drift of weights is left", ""),
+            Self::SucceededTooEarly => ("A run says Succeeded when it begins to finalise", ""),
+            Self::WrongReport => (
+                "`canaryWeight` in the status is not what the route carries",
+                "",
+            ),
+            Self::Silent => ("The reason of a phase is not said", ""),
+            Self::Chatty => ("The same thing is told at every pass", ""),
+            Self::NoAlarm => ("The canary is never woken by its own deadlines", ""),
+            Self::ScalePrimaryToo => ("The primary is scaled down with the target", ""),
+            Self::ForgetPromoted => ("The promoted revision is not recorded", ""),
+            Self::RestartFailed => ("A failed run begins again at once", ""),
+            Self::StaleGeneration => ("The observed generation is not updated", ""),
+            Self::MirrorForever => ("A mirrored step is never followed by a weighted one", "A5"),
+            Self::StuckAtZero => ("A promotion at weight 0 goes no further", "A6"),
+            Self::JumpToTop => ("A step goes straight to 100 %", "A7"),
+            Self::StuckWaiting => ("Nothing leads out of Waiting", "A11"),
+            Self::NoRetry => ("A write that failed is not tried again", "A12"),
+            Self::RestartPrimary => (
+                "The primary gets a new template although its revision is the same",
+                "A18",
+            ),
+            Self::RewriteRoute => ("The route is written at every pass", "R1, R11"),
+            Self::ResetOnDrift => (
+                "A split that somebody edited is set back to the start of the run",
+                "R2",
+            ),
+            Self::NeverReleased => ("The finalizer stays for ever", "R3"),
+            Self::ReleasedAtOnce => ("The finalizer goes before the target is back", "R3"),
+            Self::OpenAb => ("The match of an A/B test is forgotten", "R4"),
+            Self::OmittedZero => ("A weight of 0 is left out, so that it is 1", "R5"),
+            Self::ConfigNotCopied => ("A promotion leaves the primary with its old config", "C"),
+            Self::ConfigLive => (
+                "The primary gets a copy of the config as it is, judged or not",
+                "A4, C",
+            ),
+            Self::ConfigIgnored => ("A change of a config is no new revision", "C"),
+        }
+    }
+}
 
 fn deployment(name: &str) -> ObjectRef {
     kinds::DEPLOYMENT.named(NAMESPACE, name)
@@ -145,6 +268,12 @@ impl Mutant {
     #[must_use]
     pub fn status_unguarded(self) -> bool {
         self == Self::StatusUnguarded
+    }
+
+    /// Gives up after a write that failed.
+    #[must_use]
+    pub fn gives_up(self) -> bool {
+        self == Self::NoRetry
     }
 
     /// Writes objects whatever their versions.
@@ -177,6 +306,10 @@ impl Mutant {
                 changed(&|value| {
                     value["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image);
                 })
+            }
+            // The config as it was when the run began, or when it was promoted.
+            Self::ConfigIgnored if *name == kinds::CONFIG_MAP.named(NAMESPACE, CONFIG) => {
+                changed(&|value| value["data"]["version"] = json!("0"))
             }
             Self::BlindToEndpoints if *name == deployment("web") => changed(&|value| {
                 let replicas = value["spec"]["replicas"].clone();
@@ -485,12 +618,173 @@ impl Mutant {
                     status.observed_generation = Some(1);
                 }
             }
+            Self::MirrorForever => {
+                if let Some(run) = decision
+                    .status
+                    .as_mut()
+                    .and_then(|status| status.run.as_mut())
+                {
+                    run.mirrored = false;
+                }
+            }
+            Self::StuckAtZero => {
+                let none = before
+                    .run
+                    .as_ref()
+                    .is_some_and(|run| run.weights.is_none_or(|weights| weights.canary == 0));
+                if before.phase == Phase::Promoting && none {
+                    Self::nothing(decision);
+                }
+            }
+            Self::JumpToTop => {
+                if let Some(status) = &mut decision.status
+                    && let Some(run) = &mut status.run
+                    && before.run.as_ref().is_some_and(|old| run.step > old.step)
+                    && status.canary_weight > 0
+                {
+                    status.canary_weight = 100;
+                    run.weights = Some(RunWeights {
+                        primary: 0,
+                        canary: 100,
+                    });
+                }
+            }
+            Self::StuckWaiting => {
+                if before.phase == Phase::Waiting {
+                    Self::nothing(decision);
+                }
+            }
+            Self::RestartPrimary => {
+                let stamp = world.now.to_string();
+                let idle = decision.status.is_none() && before.run.is_none();
+                if idle
+                    && decision.writes.is_empty()
+                    && live.get(&deployment("web-primary")).is_some()
+                    && world.witness.last_fault > 0
+                {
+                    let patch = json!({"spec": {"template": {"metadata": {"annotations": {"restarted": stamp}}}}});
+                    decision.writes.push(Write::Patch {
+                        target: deployment("web-primary"),
+                        patch: Patch::Merge(patch),
+                        expect: Expect::Any,
+                    });
+                }
+            }
+            Self::RewriteRoute => {
+                let name = kinds::HTTP_ROUTE.named(NAMESPACE, "web");
+                if live.get(&name).is_some() {
+                    let stamp = world.now.to_string();
+                    decision.writes.push(Write::Patch {
+                        target: name,
+                        patch: Patch::Merge(json!({"metadata": {"annotations": {"seen": stamp}}})),
+                        expect: Expect::Any,
+                    });
+                }
+            }
+            Self::ResetOnDrift => {
+                let drift = decision
+                    .announcements
+                    .iter()
+                    .any(|told| told.reason == "RouteDrift");
+                if drift && before.run.is_some() {
+                    let mut status = before.clone();
+                    status.canary_weight = 0;
+                    if let Some(run) = &mut status.run {
+                        run.weights = Some(RunWeights {
+                            primary: 100,
+                            canary: 0,
+                        });
+                        run.step = 0;
+                    }
+                    decision.status = Some(status);
+                    decision.writes.clear();
+                }
+            }
+            Self::NeverReleased => {
+                if canary.metadata.is_deleting() {
+                    decision
+                        .writes
+                        .retain(|write| write.target().kind != kinds::CANARY);
+                }
+            }
+            Self::ReleasedAtOnce => {
+                if canary.metadata.is_deleting() {
+                    decision.status = None;
+                    decision.writes = vec![Write::Patch {
+                        target: kinds::CANARY.named(NAMESPACE, super::CANARY),
+                        patch: Patch::Merge(json!({"metadata": {"finalizers": []}})),
+                        expect: Expect::Any,
+                    }];
+                }
+            }
+            Self::OpenAb => {
+                for rule in Self::rules(decision) {
+                    for entry in rule["matches"].as_array_mut().into_iter().flatten() {
+                        if let Some(map) = entry.as_object_mut() {
+                            map.remove("headers");
+                        }
+                    }
+                }
+            }
+            Self::OmittedZero => {
+                for rule in Self::rules(decision) {
+                    for backend in rule["backendRefs"].as_array_mut().into_iter().flatten() {
+                        if let Some(map) = backend.as_object_mut()
+                            && map.get("weight") == Some(&json!(0))
+                        {
+                            map.remove("weight");
+                        }
+                    }
+                }
+            }
+            Self::ConfigNotCopied => {
+                let copy = kinds::CONFIG_MAP.named(NAMESPACE, &format!("{CONFIG}-primary"));
+                if live.get(&copy).is_some() {
+                    decision.writes.retain(|write| write.target() != copy);
+                }
+            }
+            Self::ConfigLive => {
+                let source = live.get(&kinds::CONFIG_MAP.named(NAMESPACE, CONFIG));
+                let copy = kinds::CONFIG_MAP.named(NAMESPACE, &format!("{CONFIG}-primary"));
+                if let (Some(source), Some(kept)) = (source, live.get(&copy))
+                    && source.at("/data") != kept.at("/data")
+                {
+                    decision.writes.push(Write::Patch {
+                        target: copy,
+                        patch: Patch::Merge(json!({"data": source.at("/data")})),
+                        expect: Expect::Any,
+                    });
+                }
+            }
             Self::StatusLast
+            | Self::NoRetry
+            | Self::ConfigIgnored
             | Self::StatusUnguarded
             | Self::WritesUnguarded
             | Self::IgnoreChange
             | Self::BlindToEndpoints => {}
         }
+    }
+
+    fn nothing(decision: &mut Decision) {
+        decision.status = None;
+        decision.writes.clear();
+        decision.needs.clear();
+        decision.announcements.clear();
+        decision.wake = None;
+    }
+
+    /// The rules of the routes that are applied.
+    fn rules(decision: &mut Decision) -> impl Iterator<Item = &mut Value> {
+        decision.writes.iter_mut().flat_map(|write| {
+            let rules = match write {
+                Write::Apply { kind, object, .. } if *kind == kinds::HTTP_ROUTE => {
+                    object.value_mut()["spec"]["rules"].as_array_mut()
+                }
+                _ => None,
+            };
+            rules.into_iter().flatten()
+        })
     }
 
     /// Puts the template of the live target, renamed, into what is applied to the primary.

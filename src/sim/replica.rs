@@ -4,13 +4,15 @@
 
 use crate::api::Canary;
 use crate::object::{Kind, Object, ObjectRef, Reading, kinds};
-use crate::rollout::{Decision, Finding, ListRef, Listing, Want};
+use crate::rollout::{Decision, Finding, ListRef, Listing, Memory, Want};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::store::{Change, Store};
 
-const STREAMS: usize = 6;
+const STREAMS: usize = 10;
+/// More than the rounds that are under way can ask.
+const MOST_ANSWERS: usize = 32;
 
 /// The kinds that are watched, each by a stream of its own.
 pub const WATCHED: [Kind; STREAMS] = [
@@ -20,6 +22,10 @@ pub const WATCHED: [Kind; STREAMS] = [
     kinds::ENDPOINT_SLICE,
     kinds::HTTP_ROUTE,
     kinds::CONTROLLER_REVISION,
+    kinds::DAEMON_SET,
+    kinds::CONFIG_MAP,
+    kinds::HORIZONTAL_POD_AUTOSCALER,
+    kinds::SCALED_OBJECT,
 ];
 
 /// The position of a kind in [`WATCHED`].
@@ -96,6 +102,8 @@ pub struct Replica {
     pub restless: u32,
     /// Serial number of the alarm that counts.
     pub alarm: u64,
+    /// What earlier decisions worked out.
+    pub memory: Arc<Memory>,
     decoded: Option<(u64, Arc<Canary>)>,
 }
 
@@ -258,7 +266,7 @@ impl Replica {
     pub fn keep(&mut self, key: String, finding: Finding) {
         self.pending.remove(&key);
         self.answers.push_back((key, finding));
-        if self.answers.len() > 128 {
+        if self.answers.len() > MOST_ANSWERS {
             self.answers.pop_front();
         }
     }

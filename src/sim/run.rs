@@ -1,7 +1,7 @@
 //! Many histories at once, over all cores; the smaller history of a failing seed; and the table of which fault struck in which phase.
 
 use super::invariants::{Violation, fingerprint};
-use super::mutant::Mutant;
+use super::mutant::{MUTANTS, Mutant};
 use super::scenario::{FAULTS, Fault, Scenario};
 use super::world::{Coverage, World};
 use crate::api::Phase;
@@ -33,7 +33,18 @@ pub struct Outcome {
 /// Lets one history happen.
 #[must_use]
 pub fn history(scenario: Scenario, mutant: Option<Mutant>, tell: bool) -> Outcome {
-    let mut world = World::new(scenario, mutant, tell);
+    finish(World::new(scenario, mutant, tell))
+}
+
+/// The same with decisions that work everything out anew each time.
+#[must_use]
+pub fn forgetful_history(scenario: Scenario) -> Outcome {
+    let mut world = World::new(scenario, None, false);
+    world.remembers = false;
+    finish(world)
+}
+
+fn finish(mut world: World) -> Outcome {
     world.run();
     Outcome {
         violation: world.violations.first().cloned(),
@@ -246,9 +257,44 @@ pub fn explain(seed: u64, mutant: Option<Mutant>) -> String {
     text
 }
 
-/// What `serin simulate` does: runs `count` histories from `seed` on and returns what to print and whether all is well.
+/// What is asked of the simulation.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// How many histories.
+    pub histories: u64,
+    /// The seed of the first; the others follow by one.
+    pub seed: u64,
+    /// Tell the story of the one seed instead.
+    pub story: bool,
+    /// Put in one deliberate defect after the other instead, and say what caught each.
+    pub mutants: bool,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        Self {
+            histories: 1_000,
+            seed: 1,
+            story: false,
+            mutants: false,
+        }
+    }
+}
+
+/// What `serin simulate` does. Returns what to print and whether all is well.
 #[must_use]
-pub fn simulate(seed: u64, count: u64) -> (String, bool) {
+pub fn carry_out(wish: &Wish) -> (String, bool) {
+    if wish.story {
+        return (explain(wish.seed, None), true);
+    }
+    if wish.mutants {
+        return mutants(wish.seed, wish.histories);
+    }
+    simulate(wish.seed, wish.histories)
+}
+
+/// Runs `count` histories from `seed` on.
+fn simulate(seed: u64, count: u64) -> (String, bool) {
     let report = histories(seed, count, 5, None);
     let mut text = report.to_string();
     if let Some((seed, _)) = report.failures.first() {
@@ -263,6 +309,31 @@ pub fn simulate(seed: u64, count: u64) -> (String, bool) {
         text.push_str(&explain(*seed, None));
     }
     (text, report.is_clean())
+}
+
+/// Puts in each defect of [`MUTANTS`], for at most `count` histories, and says what caught it.
+fn mutants(seed: u64, count: u64) -> (String, bool) {
+    let mut text = String::from(
+        "| mutant | the defect | Flagger's | caught by | after histories |\n|---|---|---|---|---|\n",
+    );
+    let mut missed = 0;
+    for mutant in MUTANTS {
+        let report = histories(seed, count, 1, Some(mutant));
+        let (by, after) = match report.failures.first() {
+            Some((_, violation)) => (violation.invariant, report.histories.to_string()),
+            None => {
+                missed += 1;
+                ("**nothing**", format!("{} and none", report.histories))
+            }
+        };
+        let (defect, stands_for) = mutant.meaning();
+        let _ = writeln!(
+            text,
+            "| {mutant:?} | {defect} | {stands_for} | {by} | {after} |"
+        );
+    }
+    let _ = writeln!(text, "{} mutants, {missed} missed", MUTANTS.len());
+    (text, missed == 0)
 }
 
 /// A fault by its name in [`FAULTS`].

@@ -53,6 +53,12 @@ pub enum Act {
     Nonsense(i64),
     /// The gateway is slow (ms) from now on.
     SlowGateway(i64),
+    /// The config that the pods read changes.
+    EditConfig,
+    /// The load changes: autoscalers want so many pods.
+    Load(i64),
+    /// The canary is deleted.
+    DeleteCanary,
 }
 
 /// What goes wrong between the controller and the cluster.
@@ -102,6 +108,32 @@ pub enum Way {
     BlueGreen,
 }
 
+/// Who scales the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scaler {
+    /// Nobody.
+    Hand,
+    /// A `HorizontalPodAutoscaler`.
+    Hpa,
+    /// A KEDA `ScaledObject`.
+    Keda,
+}
+
+/// What Flagger left behind when it was replaced in mid-life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flagger {
+    /// The phase in its status.
+    pub phase: Phase,
+    /// The revision of the target, when it is another than the primary's.
+    pub newer: Option<Nature>,
+    /// Whether the primary runs the target's revision already.
+    pub copied: bool,
+    /// Replicas of the target.
+    pub replicas: i64,
+    /// The canary's share on the route.
+    pub weight: i64,
+}
+
 /// A history before it happened.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -115,6 +147,14 @@ pub struct Scenario {
     pub gateway: bool,
     /// Lag of the gateway in ms at the start.
     pub gateway_lag: i64,
+    /// Whether target and primary are `DaemonSets`; `replicas` is then the number of nodes.
+    pub daemon: bool,
+    /// Who scales the target.
+    pub scaler: Scaler,
+    /// Whether the pods read a `ConfigMap`.
+    pub config: bool,
+    /// Whether Flagger ran the canary until now.
+    pub flagger: Option<Flagger>,
     /// What people do, by time in ms.
     pub acts: Vec<(i64, Act)>,
     /// What goes wrong, by time in ms.
@@ -154,6 +194,10 @@ impl Scenario {
             replicas: 2,
             gateway: true,
             gateway_lag: 300,
+            daemon: false,
+            scaler: Scaler::Hand,
+            config: false,
+            flagger: None,
             acts: vec![(30_000, Act::Release(nature))],
             faults: Vec::new(),
             reactions: Vec::new(),
@@ -166,10 +210,22 @@ impl Scenario {
         let mut random = Random::new(seed, "scenario");
         let gateway = random.chance(85);
         let way = random.pick(&[(6, Way::Weights), (2, Way::AbTest), (2, Way::BlueGreen)]);
-        let spec = spec(&mut random, gateway, way);
+        let mut spec = spec(&mut random, gateway, way);
         let replicas = random.between(1, 4);
         let gateway_lag = random.pick(&[(6, 200), (3, 1_000), (1, 4_000)]);
-        let acts = acts(&mut Random::new(seed, "acts"));
+        let mut acts = acts(&mut Random::new(seed, "acts"));
+        let mut random = Random::new(seed, "surroundings");
+        let daemon = random.chance(12);
+        let scaler = match random.between(0, 9) {
+            0 | 1 if !daemon => Scaler::Hpa,
+            2 if !daemon => Scaler::Keda,
+            _ => Scaler::Hand,
+        };
+        let config = random.chance(30);
+        let flagger = random
+            .chance(20)
+            .then(|| left_by_flagger(&mut random, gateway, way));
+        surround(&mut random, &mut spec, &mut acts, daemon, scaler, config);
         let end = acts.last().map_or(60_000, |(at, _)| at + 60_000);
         let faults = faults(&mut Random::new(seed, "faults"), end);
         let reactions = reactions(&mut Random::new(seed, "reactions"), faults.is_empty());
@@ -179,6 +235,10 @@ impl Scenario {
             replicas,
             gateway,
             gateway_lag,
+            daemon,
+            scaler,
+            config,
+            flagger,
             acts,
             faults,
             reactions,
@@ -291,6 +351,80 @@ fn spec(random: &mut Random, gateway: bool, way: Way) -> Value {
         spec["promotion"] = json!({"onFailure": "rollback"});
     }
     spec
+}
+
+/// What Flagger may have left in each of its phases.
+fn left_by_flagger(random: &mut Random, gateway: bool, way: Way) -> Flagger {
+    let phase = random.pick(&[
+        (2, Phase::Initialized),
+        (3, Phase::Succeeded),
+        (3, Phase::Failed),
+        (1, Phase::Waiting),
+        (5, Phase::Progressing),
+        (2, Phase::WaitingPromotion),
+        (3, Phase::Promoting),
+        (3, Phase::Finalising),
+    ]);
+    let weighted = gateway && way == Way::Weights;
+    let nature = random.pick(&[(3, Nature::Good), (2, Nature::Bad), (1, Nature::Flap)]);
+    let (newer, copied, replicas, weight) = match phase {
+        Phase::Initialized | Phase::Succeeded => (random.chance(30).then_some(nature), false, 0, 0),
+        Phase::Failed => (Some(nature), false, 0, 0),
+        Phase::Waiting => (Some(nature), false, 0, 0),
+        Phase::Promoting => (Some(Nature::Good), random.chance(50), 2, 50),
+        Phase::Finalising => (Some(Nature::Good), true, 2, 0),
+        _ => (Some(nature), false, 2, random.between(0, 5) * 10),
+    };
+    Flagger {
+        phase,
+        newer,
+        copied,
+        replicas,
+        weight: if weighted { weight } else { 0 },
+    }
+}
+
+/// Adds to spec and acts what target, autoscaler, config and deletion ask for.
+fn surround(
+    random: &mut Random,
+    spec: &mut Value,
+    acts: &mut Vec<(i64, Act)>,
+    daemon: bool,
+    scaler: Scaler,
+    config: bool,
+) {
+    let last = acts.last().map_or(30_000, |(at, _)| *at);
+    if daemon {
+        spec["targetRef"]["kind"] = json!("DaemonSet");
+    }
+    match scaler {
+        Scaler::Hand => {}
+        Scaler::Hpa => {
+            spec["autoscalerRef"] = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "name": "web"});
+        }
+        Scaler::Keda => {
+            spec["autoscalerRef"] =
+                json!({"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "web"});
+        }
+    }
+    if scaler != Scaler::Hand {
+        for _ in 0..random.between(1, 3) {
+            acts.push((random.between(1_000, last), Act::Load(random.between(1, 6))));
+        }
+    }
+    if config {
+        for _ in 0..random.between(0, 2) {
+            acts.push((random.between(5_000, last + 20_000), Act::EditConfig));
+        }
+    }
+    if random.chance(8) {
+        spec["revertOnDeletion"] = json!(random.chance(70));
+        acts.push((random.between(10_000, last + 120_000), Act::DeleteCanary));
+    }
+    if random.chance(10) && spec["analysis"].get("stepWeight").is_some() {
+        spec["analysis"]["mirror"] = json!(true);
+    }
+    acts.sort_by_key(|(at, _)| *at);
 }
 
 const RELEASES: [(i64, Nature); 7] = [

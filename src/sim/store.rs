@@ -19,6 +19,8 @@ pub enum Hand {
     GitOps,
     /// The cluster's own controllers.
     Cluster,
+    /// The controller that ran the canary before.
+    Flagger,
 }
 
 impl Hand {
@@ -28,6 +30,7 @@ impl Hand {
             Self::User => "kubectl-edit",
             Self::GitOps => "flux",
             Self::Cluster => "kube-controller-manager",
+            Self::Flagger => "flagger",
         }
     }
 }
@@ -63,7 +66,7 @@ struct Stored {
     object: Arc<Object>,
     revision: u64,
     /// What each manager that applies owns.
-    owned: BTreeMap<Hand, Value>,
+    owned: Arc<BTreeMap<Hand, Value>>,
 }
 
 /// The API server's memory.
@@ -174,7 +177,10 @@ impl Store {
         let (live, mut owned) = match self.objects.get(name) {
             Some(stored) => {
                 check(name, &stored.object, expect)?;
-                (Some(Arc::clone(&stored.object)), stored.owned.clone())
+                (
+                    Some(Arc::clone(&stored.object)),
+                    stored.owned.as_ref().clone(),
+                )
             }
             // An apply that expects a version never creates.
             None if *expect != Expect::Any => {
@@ -192,7 +198,7 @@ impl Store {
             .collect();
         merge::apply(&mut value, &body, owned.get(&by), &others);
         owned.insert(by, body);
-        self.put(name, live.as_ref(), value, by, owned, now)
+        self.put(name, live.as_ref(), value, by, Arc::new(owned), now)
     }
 
     /// Changes an object in place.
@@ -207,11 +213,13 @@ impl Store {
         let stored = self.objects.get(name).ok_or(Refusal::NotFound)?;
         check(name, &stored.object, expect)?;
         let live = Arc::clone(&stored.object);
-        let mut owned = stored.owned.clone();
+        let mut owned = Arc::clone(&stored.owned);
         let mut value = live.value().clone();
         change(&mut value)?;
-        for part in owned.values_mut() {
-            merge::disown(part, live.value(), &value);
+        if !owned.is_empty() {
+            for part in Arc::make_mut(&mut owned).values_mut() {
+                merge::disown(part, live.value(), &value);
+            }
         }
         self.put(name, Some(&live), value, by, owned, now)
     }
@@ -235,7 +243,7 @@ impl Store {
         if value == *live.value() {
             return Ok(live);
         }
-        let owned = stored.owned.clone();
+        let owned = Arc::clone(&stored.owned);
         Ok(self.keep(name, Some(&live), value, by, owned))
     }
 
@@ -250,13 +258,28 @@ impl Store {
         if self.objects.contains_key(name) {
             return Err(Refusal::Conflict(format!("{name} exists already")));
         }
-        self.put(name, None, value, by, BTreeMap::new(), now)
+        self.put(name, None, value, by, Arc::default(), now)
     }
 
-    /// Deletes an object at once.
+    /// Deletes an object: at once, or where it has finalizers when the last of them is gone.
     pub fn delete(&mut self, name: &ObjectRef, expect: &Expect, by: Hand) -> Result<(), Refusal> {
         let stored = self.objects.get(name).ok_or(Refusal::NotFound)?;
         check(name, &stored.object, expect)?;
+        if has_finalizers(stored.object.value()) {
+            let live = Arc::clone(&stored.object);
+            let owned = Arc::clone(&stored.owned);
+            let mut value = live.value().clone();
+            value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            if value != *live.value() {
+                self.keep(name, Some(&live), value, by, owned);
+            }
+            return Ok(());
+        }
+        self.remove(name, by);
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &ObjectRef, by: Hand) {
         if let Some(gone) = self.objects.remove(name) {
             self.revision += 1;
             self.changes.push(Change {
@@ -267,7 +290,6 @@ impl Store {
                 after: None,
             });
         }
-        Ok(())
     }
 
     /// Validates, fills in, and stores a main-resource write.
@@ -277,7 +299,7 @@ impl Store {
         live: Option<&Arc<Object>>,
         mut value: Value,
         by: Hand,
-        owned: BTreeMap<Hand, Value>,
+        owned: Arc<BTreeMap<Hand, Value>>,
         now: Timestamp,
     ) -> Result<Arc<Object>, Refusal> {
         merge::defaults(&name.kind, &mut value);
@@ -312,6 +334,11 @@ impl Store {
             }
         }
         note_manager(&mut value, by, now);
+        let released = !value["metadata"]["deletionTimestamp"].is_null() && !has_finalizers(&value);
+        if released {
+            self.remove(name, by);
+            return Ok(Arc::new(Object::new(value)));
+        }
         Ok(self.keep(name, live, value, by, owned))
     }
 
@@ -321,7 +348,7 @@ impl Store {
         live: Option<&Arc<Object>>,
         mut value: Value,
         by: Hand,
-        owned: BTreeMap<Hand, Value>,
+        owned: Arc<BTreeMap<Hand, Value>>,
     ) -> Arc<Object> {
         self.revision += 1;
         value["metadata"]["resourceVersion"] = json!(self.revision.to_string());
@@ -347,7 +374,19 @@ impl Store {
 
 /// Kinds whose status is a resource of its own.
 fn has_status(kind: &Kind) -> bool {
-    *kind == kinds::CANARY || *kind == kinds::DEPLOYMENT || *kind == kinds::HTTP_ROUTE
+    [
+        kinds::CANARY,
+        kinds::DEPLOYMENT,
+        kinds::DAEMON_SET,
+        kinds::HTTP_ROUTE,
+    ]
+    .contains(kind)
+}
+
+fn has_finalizers(value: &Value) -> bool {
+    value["metadata"]["finalizers"]
+        .as_array()
+        .is_some_and(|finalizers| !finalizers.is_empty())
 }
 
 fn check(name: &ObjectRef, live: &Object, expect: &Expect) -> Result<(), Refusal> {
@@ -370,7 +409,7 @@ fn check(name: &ObjectRef, live: &Object, expect: &Expect) -> Result<(), Refusal
 
 fn immutable(name: &ObjectRef, live: &Object, value: &Value) -> Result<(), Refusal> {
     let same = |pointer: &str| value.pointer(pointer).unwrap_or(&Value::Null) == live.at(pointer);
-    let frozen: &[&str] = if name.kind == kinds::DEPLOYMENT {
+    let frozen: &[&str] = if name.kind == kinds::DEPLOYMENT || name.kind == kinds::DAEMON_SET {
         &["/spec/selector"]
     } else if name.kind == kinds::CONTROLLER_REVISION {
         &["/data"]

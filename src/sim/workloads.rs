@@ -2,6 +2,7 @@
 //! pods until new ones are ready; status as the real controller writes it.
 
 use super::random::Random;
+use super::scenario::Scenario;
 use crate::object::Object;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -113,6 +114,8 @@ pub enum Turn {
 #[derive(Clone, Debug)]
 pub struct Workload {
     which: Deployment,
+    /// How many nodes there are, for a `DaemonSet`.
+    nodes: Option<usize>,
     uid: String,
     templates: Vec<Value>,
     current: usize,
@@ -132,9 +135,10 @@ pub type Turns = Vec<(u64, i64, Turn)>;
 impl Workload {
     /// No object, no pods.
     #[must_use]
-    pub fn new(which: Deployment) -> Self {
+    pub fn new(which: Deployment, nodes: Option<usize>) -> Self {
         Self {
             which,
+            nodes,
             uid: String::new(),
             templates: Vec::new(),
             current: 0,
@@ -265,7 +269,7 @@ impl Workload {
             self.complete = false;
             self.progress_at = now;
         }
-        let wanted = usize::try_from(object.number("/spec/replicas").unwrap_or(1)).unwrap_or(0);
+        let wanted = self.wanted(object);
         self.roll(wanted, ids, random, &mut turns);
         let (all, updated, available) = self.counts();
         if (all, updated, available) != self.progress_mark {
@@ -284,6 +288,11 @@ impl Workload {
         turns
     }
 
+    /// How many pods there should be.
+    fn wanted(&self, object: &Object) -> usize {
+        usize::try_from(scale_of(object, self.nodes)).unwrap_or(0)
+    }
+
     /// Pods that are not stopping: all, those of the current template, the ready ones.
     fn counts(&self) -> (usize, usize, usize) {
         let living = || self.pods.iter().filter(|pod| !pod.stopping);
@@ -296,7 +305,11 @@ impl Workload {
 
     /// A rolling update with `maxSurge` and `maxUnavailable` of 25 %.
     fn roll(&mut self, wanted: usize, ids: &mut u64, random: &mut Random, turns: &mut Turns) {
-        let (surge, unavailable) = (wanted.div_ceil(4), wanted / 4);
+        let (surge, unavailable) = match self.nodes {
+            // A DaemonSet replaces one pod after the other on its node.
+            Some(_) => (0, 1),
+            None => (wanted.div_ceil(4), wanted / 4),
+        };
         let (all, updated, _) = self.counts();
         let start = wanted
             .saturating_sub(updated)
@@ -359,7 +372,8 @@ impl Workload {
         let seconds = object
             .number("/spec/progressDeadlineSeconds")
             .unwrap_or(600);
-        (!self.complete && !self.uid.is_empty()).then(|| self.progress_at + seconds * 1000)
+        (!self.complete && !self.uid.is_empty() && self.nodes.is_none())
+            .then(|| self.progress_at + seconds * 1000)
     }
 
     /// Brings the status of the Deployment up to date.
@@ -370,8 +384,19 @@ impl Workload {
         now: i64,
         time: &dyn Fn(i64) -> String,
     ) {
-        let wanted = usize::try_from(object.number("/spec/replicas").unwrap_or(1)).unwrap_or(0);
+        let wanted = self.wanted(object);
         let (all, updated, available) = self.counts();
+        if self.nodes.is_some() {
+            *status = json!({
+                "observedGeneration": object.generation(),
+                "desiredNumberScheduled": wanted,
+                "currentNumberScheduled": all,
+                "updatedNumberScheduled": updated,
+                "numberAvailable": available,
+                "numberReady": available,
+            });
+            return;
+        }
         let fields = [
             ("replicas", all),
             ("updatedReplicas", updated),
@@ -423,6 +448,28 @@ impl Workload {
     }
 }
 
+/// How many pods a workload asks for; `nodes` is set for a `DaemonSet`, which has none where a node selector parks it.
+#[must_use]
+pub fn scale_of(object: &Object, nodes: Option<usize>) -> i64 {
+    match nodes {
+        None => object.number("/spec/replicas").unwrap_or(1),
+        Some(nodes) => {
+            let parked = object
+                .at("/spec/template/spec/nodeSelector")
+                .get(PARKED)
+                .is_some();
+            if parked {
+                0
+            } else {
+                i64::try_from(nodes).unwrap_or(1)
+            }
+        }
+    }
+}
+
+/// Node label that no node has.
+pub const PARKED: &str = "flagger.app/scale-to-zero";
+
 fn condition(status: &mut Value, kind: &str, state: &str, reason: &str, time: &str) {
     if !status["conditions"].is_array() {
         status["conditions"] = json!([]);
@@ -444,9 +491,12 @@ fn condition(status: &mut Value, kind: &str, state: &str, reason: &str, time: &s
     }
 }
 
+/// Name of the `ConfigMap` that the pods read, in scenarios that have one.
+pub const CONFIG: &str = "web-config";
+
 /// The target as its owner writes it.
 #[must_use]
-pub fn manifest(image: &str, replicas: Option<i64>) -> Object {
+pub fn manifest(scenario: &Scenario, image: &str, replicas: Option<i64>) -> Object {
     let mut manifest = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -460,7 +510,16 @@ pub fn manifest(image: &str, replicas: Option<i64>) -> Object {
             },
         },
     });
-    if let Some(replicas) = replicas {
+    if scenario.config {
+        manifest["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
+            json!([{"configMapRef": {"name": CONFIG}}]);
+    }
+    if scenario.daemon {
+        manifest["kind"] = json!("DaemonSet");
+        if let Some(spec) = manifest["spec"].as_object_mut() {
+            spec.remove("progressDeadlineSeconds");
+        }
+    } else if let Some(replicas) = replicas {
         manifest["spec"]["replicas"] = json!(replicas);
     }
     Object::new(manifest)

@@ -5,14 +5,17 @@ use super::invariants::{self, Violation, Witness};
 use super::mutant::Mutant;
 use super::random::Random;
 use super::replica::{Replica, Work};
-use super::scenario::{Act, Fault, Reaction, Scenario, What};
+use super::scenario::{Act, Fault, Flagger, Reaction, Scaler, Scenario, What};
 use super::store::{Change, Hand, Refusal, Store, whole_seconds};
-use super::workloads::{Deployment, Nature, Turn, Turns, Workload, image_of, manifest};
+use super::workloads::{
+    CONFIG, Deployment, Nature, PARKED, Turn, Turns, Workload, image_of, manifest, scale_of,
+};
 use super::{CANARY, NAMESPACE};
 use crate::analysis::{DurationUnit, Measurement, MetricKind};
-use crate::api::{CanaryStatus, Phase};
+use crate::api::{Canary, CanaryAnalysis, CanaryStatus, Phase};
 use crate::object::{Expect, Object, ObjectRef, Patch, Write, kinds};
 use crate::rollout::{Finding, HookAnswer, Need, Request, Settings, Snapshot, Want, decide};
+use crate::workload::autoscaler;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
@@ -46,6 +49,10 @@ enum Event {
     End(usize),
     Act(Act),
     Misfortune(Fault),
+    /// Autoscalers look at the load; the flag says that they look again later.
+    Autoscale(bool),
+    /// What the canary owned goes with it.
+    Collect(String),
     Calm,
 }
 
@@ -76,6 +83,13 @@ pub struct Truth {
     silence_until: i64,
     nonsense_until: i64,
     down_until: [i64; 2],
+    /// How many pods the load asks for.
+    load: i64,
+    configs: u64,
+    /// When somebody asked for the canary's deletion.
+    pub deleted_at: Option<i64>,
+    /// Whether the canary is gone.
+    pub gone: bool,
     /// Nothing unexpected happens any more.
     pub calm: bool,
 }
@@ -113,6 +127,18 @@ pub struct World {
     pub mutant: Option<Mutant>,
     /// The last status as it is in the store.
     pub status: CanaryStatus,
+    /// Whether decisions are helped by what earlier ones worked out, as long as that changes nothing.
+    pub remembers: bool,
+    /// The ready pods that each Service's slice names.
+    pub ready: [Vec<u64>; 3],
+    /// The image that the target asks for.
+    target_image: String,
+    /// `spec.suspend`.
+    pub suspended: bool,
+    /// `metadata.generation` of the canary, and its `spec.analysis`.
+    pub generation: i64,
+    /// See `generation`.
+    pub analysis: CanaryAnalysis,
     queue: BTreeMap<(i64, u64), Event>,
     serial: u64,
     random: Random,
@@ -132,13 +158,16 @@ impl World {
             lag: scenario.gateway_lag,
             ..Gateway::default()
         };
+        let nodes = scenario
+            .daemon
+            .then(|| usize::try_from(scenario.replicas).unwrap_or(1));
         let mut world = Self {
             scenario,
             now: 0,
             store: Store::default(),
             workloads: [
-                Workload::new(Deployment::Target),
-                Workload::new(Deployment::Primary),
+                Workload::new(Deployment::Target, nodes),
+                Workload::new(Deployment::Primary, nodes),
             ],
             gateway,
             truth: Truth {
@@ -153,6 +182,12 @@ impl World {
             ends: BTreeMap::new(),
             mutant,
             status: CanaryStatus::default(),
+            remembers: true,
+            ready: Default::default(),
+            target_image: String::new(),
+            suspended: false,
+            generation: 0,
+            analysis: CanaryAnalysis::default(),
             queue: BTreeMap::new(),
             serial: 0,
             random,
@@ -167,16 +202,25 @@ impl World {
 
     fn set_up(&mut self) {
         let image = Nature::Good.image(0);
+        if self.scenario.config {
+            let _ = self.store.create(
+                &kinds::CONFIG_MAP.named(NAMESPACE, CONFIG),
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CONFIG, "namespace": NAMESPACE}, "data": {"version": "0"}}),
+                Hand::User,
+                self.stamp(),
+            );
+        }
         self.user_writes(&Write::Apply {
-            kind: kinds::DEPLOYMENT,
-            object: manifest(&image, Some(self.scenario.replicas)),
+            kind: self.reference(Deployment::Target).kind,
+            object: manifest(&self.scenario, &image, Some(self.scenario.replicas)),
             expect: Expect::Any,
         });
+        self.set_up_scaler();
         let service = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": NAMESPACE},
             "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
         });
-        if self.random.chance(60) {
+        if self.random.chance(60) && self.scenario.flagger.is_none() {
             let name = kinds::SERVICE.named(NAMESPACE, "web");
             let _ = self.store.create(&name, service, Hand::User, self.stamp());
         }
@@ -192,7 +236,12 @@ impl World {
             self.stamp(),
         );
         self.spread();
-        self.at(self.random.clone().between(100, 4_000), Event::Start);
+        if let Some(flagger) = self.scenario.flagger {
+            self.set_up_flagger(flagger);
+            self.at(self.random.clone().between(8_000, 14_000), Event::Start);
+        } else {
+            self.at(self.random.clone().between(100, 4_000), Event::Start);
+        }
         for position in 0..self.scenario.acts.len() {
             let (at, act) = self.scenario.acts[position];
             self.at_time(at, Event::Act(act));
@@ -213,6 +262,124 @@ impl World {
             .unwrap_or(0)
             .max(last);
         self.at_time(last + 20_000, Event::Calm);
+    }
+
+    fn set_up_scaler(&mut self) {
+        self.truth.load = self.scenario.replicas;
+        let (kind, least, most) = match self.scenario.scaler {
+            Scaler::Hand => return,
+            Scaler::Hpa => (
+                kinds::HORIZONTAL_POD_AUTOSCALER,
+                "minReplicas",
+                "maxReplicas",
+            ),
+            Scaler::Keda => (kinds::SCALED_OBJECT, "minReplicaCount", "maxReplicaCount"),
+        };
+        let scaler = json!({
+            "apiVersion": kind.api_version(), "kind": kind.kind,
+            "metadata": {"name": "web", "namespace": NAMESPACE},
+            "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, least: 1, most: 5},
+        });
+        let now = self.stamp();
+        let _ = self
+            .store
+            .create(&kind.named(NAMESPACE, "web"), scaler, Hand::User, now);
+        self.at(15_000, Event::Autoscale(true));
+    }
+
+    /// What Flagger made, as it stood when it was stopped.
+    fn set_up_flagger(&mut self, left: Flagger) {
+        let now = self.stamp();
+        let canary = kinds::CANARY.named(NAMESPACE, CANARY);
+        let uid = self
+            .store
+            .get(&canary)
+            .map(|canary| canary.uid().to_owned())
+            .unwrap_or_default();
+        let owner = json!([{"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "name": CANARY, "uid": uid, "controller": true, "blockOwnerDeletion": true}]);
+        let old = Nature::Good.image(0);
+        let newer = left.newer.map(|nature| nature.image(100));
+        if let Some(image) = &newer {
+            self.set_image(image);
+            self.spread();
+        }
+        let running = newer.filter(|_| left.copied).unwrap_or(old);
+        let mut primary =
+            manifest(&self.scenario, &running, Some(self.scenario.replicas)).into_value();
+        primary["metadata"]["name"] = json!("web-primary");
+        primary["metadata"]["ownerReferences"] = owner.clone();
+        primary["metadata"]["labels"]["app"] = json!("web-primary");
+        primary["spec"]["selector"]["matchLabels"]["app"] = json!("web-primary");
+        primary["spec"]["template"]["metadata"] = json!({"labels": {"app": "web-primary"}, "annotations": {"flagger-id": "8d4e7c1e-0d0c-4b6e-9c4c-2f1f6c1d3a55"}});
+        let name = self.reference(Deployment::Primary);
+        let _ = self.store.create(&name, primary, Hand::Flagger, now);
+        for (service, pods) in [
+            ("web", "web-primary"),
+            ("web-primary", "web-primary"),
+            ("web-canary", "web"),
+        ] {
+            let object = json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": service, "namespace": NAMESPACE, "labels": {"app": service}, "ownerReferences": owner},
+                "spec": {"type": "ClusterIP", "selector": {"app": pods}, "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]},
+            });
+            let name = kinds::SERVICE.named(NAMESPACE, service);
+            let _ = self.store.create(&name, object, Hand::Flagger, now);
+        }
+        if self.scenario.gateway {
+            let route = json!({
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+                "metadata": {"name": "web", "namespace": NAMESPACE, "ownerReferences": owner},
+                "spec": {
+                    "parentRefs": [{"name": "edge", "namespace": "gateways"}],
+                    "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/"}}], "backendRefs": [
+                        {"name": "web-primary", "port": 80, "weight": 100 - left.weight},
+                        {"name": "web-canary", "port": 80, "weight": left.weight},
+                    ]}],
+                },
+            });
+            let name = kinds::HTTP_ROUTE.named(NAMESPACE, "web");
+            let _ = self.store.create(&name, route, Hand::Flagger, now);
+        }
+        if left.replicas == 0 {
+            let patch = if self.scenario.daemon {
+                json!({"spec": {"template": {"spec": {"nodeSelector": {PARKED: "true"}}}}})
+            } else {
+                json!({"spec": {"replicas": 0}})
+            };
+            self.edit(&self.reference(Deployment::Target), Hand::Flagger, patch);
+        }
+        let time = whole_seconds(now);
+        let status = json!({
+            "phase": left.phase.as_str(), "canaryWeight": left.weight, "failedChecks": 0, "iterations": 0,
+            "lastAppliedSpec": "5978589476", "lastPromotedSpec": "76b8cbfd6", "lastTransitionTime": time, "trackedConfigs": {},
+            "conditions": [{"type": "Promoted", "status": "Unknown", "reason": left.phase.as_str(), "message": "written by Flagger", "lastUpdateTime": time, "lastTransitionTime": time}],
+        });
+        let _ = self
+            .store
+            .change_status(&canary, &Expect::Any, Hand::Flagger, |live| *live = status);
+        self.spread();
+    }
+
+    /// Where one of the two workloads is.
+    #[must_use]
+    pub fn reference(&self, which: Deployment) -> ObjectRef {
+        let kind = if self.scenario.daemon {
+            kinds::DAEMON_SET
+        } else {
+            kinds::DEPLOYMENT
+        };
+        kind.named(NAMESPACE, which.name())
+    }
+
+    /// How many pods a workload asks for.
+    #[must_use]
+    pub fn scale_of(&self, object: &Object) -> i64 {
+        let nodes = self
+            .scenario
+            .daemon
+            .then(|| usize::try_from(self.scenario.replicas).unwrap_or(1));
+        scale_of(object, nodes)
     }
 
     /// Now, as the API writes it.
@@ -309,7 +476,9 @@ impl World {
             Event::Reconcile(which) => self.reconcile(which),
             Event::Turn(which, pod, turn) => self.turn(which, pod, turn),
             Event::Endpoints(service) => self.write_endpoints(service),
-            Event::EndpointsSeen(service) => self.gateway.pods[service] = self.endpoints(service),
+            Event::EndpointsSeen(service) => {
+                self.gateway.pods[service].clone_from(&self.ready[service]);
+            }
             Event::RouteSeen => self.accept_route(),
             Event::RouteApplied => {
                 self.gateway.canary = self.live_weight();
@@ -342,6 +511,8 @@ impl World {
                 self.faults.push_front((self.now, fault));
             }
             Event::Misfortune(_) => {}
+            Event::Autoscale(again) => self.autoscale(again),
+            Event::Collect(uid) => self.collect(&uid),
             Event::Calm => self.calm(),
         }
     }
@@ -356,6 +527,7 @@ impl World {
                     self.at_time(at, Event::Deliver(replica, stream));
                 }
             }
+            self.notice(&change);
             self.follow(&change);
             if change.name.kind == kinds::CANARY
                 && let Some(after) = &change.after
@@ -367,6 +539,39 @@ impl World {
                 invariants::after_status(self, &change, &before);
             }
             invariants::after_write(self, &change);
+        }
+    }
+
+    /// Keeps at hand what is looked at all the time.
+    fn notice(&mut self, change: &Change) {
+        let kind = &change.name.kind;
+        let after = change.after.as_deref();
+        if *kind == kinds::ENDPOINT_SLICE {
+            if let Some(service) = SERVICES
+                .iter()
+                .position(|name| change.name.name.strip_suffix("-slice") == Some(name))
+            {
+                self.ready[service] = after.map_or_else(Vec::new, ready_pods);
+            }
+        } else if (*kind == kinds::DEPLOYMENT || *kind == kinds::DAEMON_SET)
+            && change.name.name == "web"
+        {
+            self.target_image = change.after.as_ref().map(image_of).unwrap_or_default();
+        } else if *kind == kinds::CANARY {
+            self.suspended = after.is_some_and(|canary| canary.at("/spec/suspend") == true);
+            if let Some(canary) = after
+                && canary.generation() != self.generation
+                && let Ok(decoded) = Canary::decode(canary.value())
+            {
+                self.generation = canary.generation();
+                self.analysis = decoded.spec.analysis;
+            }
+            if after.is_none() {
+                self.truth.gone = true;
+                let uid = change.before.as_ref().map(|gone| gone.uid().to_owned());
+                let delay = self.random.between(100, 1_500);
+                self.at(delay, Event::Collect(uid.unwrap_or_default()));
+            }
         }
     }
 
@@ -398,7 +603,12 @@ impl World {
             }
             _ => true,
         };
-        if change.name.kind == kinds::DEPLOYMENT && spec_changed {
+        let workload =
+            change.name.kind == kinds::DEPLOYMENT || change.name.kind == kinds::DAEMON_SET;
+        if change.name.kind == kinds::SCALED_OBJECT {
+            let delay = self.random.between(10, 500);
+            self.at(delay, Event::Autoscale(false));
+        } else if workload && spec_changed {
             let which = if change.name.name == "web" {
                 Deployment::Target
             } else {
@@ -413,7 +623,7 @@ impl World {
         } else if change.name.kind == kinds::ENDPOINT_SLICE {
             if let Some(service) = SERVICES
                 .iter()
-                .position(|name| change.name.name == format!("{name}-slice"))
+                .position(|name| change.name.name.strip_suffix("-slice") == Some(name))
             {
                 let delay = self.random.between(10, 300);
                 self.at(delay, Event::EndpointsSeen(service));
@@ -438,10 +648,74 @@ impl World {
         }
     }
 
+    /// The autoscalers of both sides bring their workloads to what the load asks for.
+    fn autoscale(&mut self, again: bool) {
+        let (kind, least, most) = match self.scenario.scaler {
+            Scaler::Hand => return,
+            Scaler::Hpa => (
+                kinds::HORIZONTAL_POD_AUTOSCALER,
+                "/spec/minReplicas",
+                "/spec/maxReplicas",
+            ),
+            Scaler::Keda => (
+                kinds::SCALED_OBJECT,
+                "/spec/minReplicaCount",
+                "/spec/maxReplicaCount",
+            ),
+        };
+        for which in Deployment::ALL {
+            let Some(scaler) = self.store.get(&kind.named(NAMESPACE, which.name())) else {
+                continue;
+            };
+            let name = self.reference(which);
+            let Some(live) = self.store.get(&name).map(|live| self.scale_of(live)) else {
+                continue;
+            };
+            let load = self.truth.load.clamp(
+                scaler.number(least).unwrap_or(1),
+                scaler.number(most).unwrap_or(1),
+            );
+            let wanted = match (
+                self.scenario.scaler,
+                scaler.annotation(autoscaler::PAUSED_REPLICAS),
+            ) {
+                (Scaler::Keda, Some(paused)) => paused.parse().unwrap_or(0),
+                // A HorizontalPodAutoscaler rests while its workload has no replicas.
+                (Scaler::Hpa, _) if live == 0 => 0,
+                _ => load,
+            };
+            if wanted != live {
+                self.edit(&name, Hand::Cluster, json!({"spec": {"replicas": wanted}}));
+            }
+        }
+        if again {
+            self.at(20_000, Event::Autoscale(true));
+        }
+    }
+
+    /// The garbage collector takes what only the canary owned.
+    fn collect(&mut self, uid: &str) {
+        let owned: Vec<ObjectRef> = self
+            .store
+            .all()
+            .filter(|(_, object)| {
+                let owners = object.at("/metadata/ownerReferences").as_array();
+                owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid))
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in owned {
+            let _ = self.store.delete(&name, &Expect::Any, Hand::Cluster);
+            if name.kind == kinds::HTTP_ROUTE {
+                self.at(self.gateway.lag, Event::RouteApplied);
+            }
+        }
+    }
+
     fn reconcile(&mut self, which: Deployment) {
         let position = usize::from(which == Deployment::Primary);
         self.workloads[position].queued = false;
-        let name = kinds::DEPLOYMENT.named(NAMESPACE, which.name());
+        let name = self.reference(which);
         let Some(object) = self.store.get(&name).cloned() else {
             let turns = self.workloads[position].abandon(&mut self.random);
             self.later(which, turns);
@@ -551,16 +825,8 @@ impl World {
 
     /// The ready pods that a Service's slice names.
     #[must_use]
-    pub fn endpoints(&self, service: usize) -> Vec<u64> {
-        let name = kinds::ENDPOINT_SLICE.named(NAMESPACE, &format!("{}-slice", SERVICES[service]));
-        let Some(slice) = self.store.get(&name) else {
-            return Vec::new();
-        };
-        let endpoints = slice.at("/endpoints").as_array().into_iter().flatten();
-        endpoints
-            .filter(|endpoint| endpoint["conditions"]["ready"] == true)
-            .filter_map(|endpoint| endpoint["addresses"][0].as_str()?.parse().ok())
-            .collect()
+    pub fn endpoints(&self, service: usize) -> &[u64] {
+        &self.ready[service]
     }
 
     // ---- the gateway
@@ -599,6 +865,18 @@ impl World {
         }
     }
 
+    /// The share in percent that goes to one Service now.
+    #[must_use]
+    pub fn share(&self, service: usize) -> i64 {
+        match (self.gateway.canary, service) {
+            (Some(canary), 1) if self.scenario.gateway => 100 - canary,
+            (Some(canary), 2) if self.scenario.gateway => canary,
+            (Some(_), _) if self.scenario.gateway => 0,
+            (_, 0) => 100,
+            _ => 0,
+        }
+    }
+
     /// Whether any pod behind a Service, as the gateway knows it, answers.
     #[must_use]
     pub fn answers(&self, service: usize) -> bool {
@@ -624,31 +902,26 @@ impl World {
         let _ = self.store.write(&write, hand, now);
     }
 
-    fn target() -> ObjectRef {
-        kinds::DEPLOYMENT.named(NAMESPACE, "web")
-    }
-
     /// The image that the target asks for.
     #[must_use]
     pub fn target_image(&self) -> String {
-        self.store
-            .get(&Self::target())
-            .map(image_of)
-            .unwrap_or_default()
+        self.target_image.clone()
     }
 
     fn set_image(&mut self, image: &str) {
-        let patch = json!({"spec": {"template": {"spec": {"containers": [{
-            "name": "app", "image": image, "imagePullPolicy": "IfNotPresent",
-            "ports": [{"containerPort": 8080, "name": "http", "protocol": "TCP"}],
-        }]}}}});
-        self.edit(&Self::target(), Hand::User, patch);
+        let (name, now) = (self.reference(Deployment::Target), self.stamp());
+        let _ = self
+            .store
+            .change(&name, &Expect::Any, Hand::User, now, |target| {
+                target["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image);
+                Ok(())
+            });
     }
 
     fn act(&mut self, act: Act) {
         self.tell(|| format!("people: {act:?}"));
         let canary = kinds::CANARY.named(NAMESPACE, CANARY);
-        let primary = kinds::DEPLOYMENT.named(NAMESPACE, "web-primary");
+        let primary = self.reference(Deployment::Primary);
         let now = self.now;
         match act {
             Act::Release(nature) => {
@@ -704,8 +977,11 @@ impl World {
                 });
             }
             Act::EditWeights(weight) => self.edit_weights(weight),
+            // A DaemonSet has no replicas, and an autoscaler has its own mind.
+            Act::ScaleTarget(_) | Act::ScalePrimary(_)
+                if self.scenario.daemon || self.scenario.scaler != Scaler::Hand => {}
             Act::ScaleTarget(replicas) => self.edit(
-                &Self::target(),
+                &self.reference(Deployment::Target),
                 Hand::User,
                 json!({"spec": {"replicas": replicas}}),
             ),
@@ -715,11 +991,24 @@ impl World {
                 json!({"spec": {"replicas": replicas}}),
             ),
             Act::WriteBack => {
-                let object = manifest(&self.target_image(), Some(self.scenario.replicas));
-                let stamp = self.stamp();
-                let _ =
-                    self.store
-                        .apply(&Self::target(), &object, &Expect::Any, Hand::GitOps, stamp);
+                let replicas =
+                    (self.scenario.scaler == Scaler::Hand).then_some(self.scenario.replicas);
+                let object = manifest(&self.scenario, &self.target_image(), replicas);
+                let (name, stamp) = (self.reference(Deployment::Target), self.stamp());
+                let _ = self
+                    .store
+                    .apply(&name, &object, &Expect::Any, Hand::GitOps, stamp);
+            }
+            Act::EditConfig => {
+                self.truth.configs += 1;
+                let version = self.truth.configs.to_string();
+                let config = kinds::CONFIG_MAP.named(NAMESPACE, CONFIG);
+                self.edit(&config, Hand::User, json!({"data": {"version": version}}));
+            }
+            Act::Load(pods) => self.truth.load = pods,
+            Act::DeleteCanary => {
+                self.truth.deleted_at = Some(now);
+                let _ = self.store.delete(&canary, &Expect::Any, Hand::User);
             }
             Act::Annotate => {
                 let names: Vec<ObjectRef> =
@@ -843,6 +1132,9 @@ impl World {
                 Arc::clone(&self.settings),
             );
             snapshot.entropy = self.random.next();
+            snapshot.memory = self
+                .remembers
+                .then(|| Arc::clone(&self.replicas[replica].memory));
             let one = &self.replicas[replica];
             for want in &one.wants {
                 match want {
@@ -1020,7 +1312,9 @@ impl World {
                 one.conflicts = 0;
                 one.failures = (one.failures + 1).min(7);
                 let delay = 100_i64 << one.failures;
-                self.wake(replica, held + delay);
+                if !self.mutant.is_some_and(Mutant::gives_up) {
+                    self.wake(replica, held + delay);
+                }
             }
         }
     }
@@ -1207,6 +1501,15 @@ impl World {
         let line = format!("{:?}: {} {summary}", change.by, change.name);
         self.tell(|| line);
     }
+}
+
+/// The ready pods that a slice names.
+fn ready_pods(slice: &Object) -> Vec<u64> {
+    let endpoints = slice.at("/endpoints").as_array().into_iter().flatten();
+    endpoints
+        .filter(|endpoint| endpoint["conditions"]["ready"] == true)
+        .filter_map(|endpoint| endpoint["addresses"][0].as_str()?.parse().ok())
+        .collect()
 }
 
 /// Whether something changed, and what is known of the object now.
