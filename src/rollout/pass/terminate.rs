@@ -110,7 +110,16 @@ impl Pass<'_> {
                 "Terminated",
                 format!("Terminated canary {}", self.full_name()),
             );
-            return self.release();
+            // The primary goes with the object, so nobody may be led to it any more, whatever became of the target. Only when that can't
+            // be written for as long again, the object goes without.
+            let hopeless = self.is_past(deletion.deadline_at, deadline);
+            let mut writes = if late && !hopeless {
+                self.restore_routes().0
+            } else {
+                Vec::new()
+            };
+            writes.extend(self.release());
+            return writes;
         }
         let (mut writes, ready) = self.restore_target();
         if ready {

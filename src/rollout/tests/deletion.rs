@@ -125,6 +125,11 @@ fn a_target_that_never_becomes_ready_holds_the_object_until_its_deadline_only() 
     assert!(!cluster.is_gone());
     cluster.advance(15);
     assert!(cluster.is_gone());
+    assert_eq!(
+        cluster.apex(),
+        "podinfo",
+        "the primary goes with the object, so nobody may be led to it"
+    );
 }
 
 #[test]
