@@ -105,6 +105,7 @@ impl<'a> Pass<'a> {
         run.weights = Some(weights(split));
         run.step_started_at = Some(self.now);
         run.message = Some("Taken over during its promotion.".to_owned());
+        self.status.canary_weight = i64::from(split.canary.percent());
         self.status.phase = Phase::Promoting;
         self.status.run = Some(run);
     }
