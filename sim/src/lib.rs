@@ -1,5 +1,7 @@
 //! The rooms of Serin that do no I/O, and the simulation over them, without client, runtime and HTTP library: the same files as in
 //! `serin`, built a second time so that millions of histories can run in an optimised build that takes seconds and not minutes.
+// The rooms are tested where they live.
+#![cfg(not(test))]
 #![allow(
     dead_code,
     reason = "what only the rooms with I/O use is used nowhere here"

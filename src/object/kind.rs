@@ -32,9 +32,9 @@ fn compare(one: &str, other: &str) -> Ordering {
 /// Kind, group and version say all: one resource has one plural and one scope.
 impl Ord for Kind {
     fn cmp(&self, other: &Self) -> Ordering {
-        compare(&self.kind, &other.kind)
-            .then_with(|| compare(&self.group, &other.group))
+        compare(&self.group, &other.group)
             .then_with(|| compare(&self.version, &other.version))
+            .then_with(|| compare(&self.kind, &other.kind))
     }
 }
 

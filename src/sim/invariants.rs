@@ -995,8 +995,7 @@ fn safe_end(world: &World) -> Option<String> {
     let replicas = world
         .store
         .get(&target(world))
-        .and_then(|target| target.number("/spec/replicas"))
-        .unwrap_or(1);
+        .map_or(1, |target| world.scale_of(target));
     // The only copy that may still answer stays.
     let alone = world.endpoints(1).is_empty();
     if !held && replicas > 0 && !world.witness.hand_on_scale && !alone && !world.witness.ended_alone
