@@ -26,7 +26,7 @@ help: ## Lists the targets
 demo: build ## Shows a good release promoted and a bad one rolled back, live in the terminal
 	@$(E2E) demo
 
-test: fmt-check lint unit sim mutants e2e ## Runs every check there is, in the order of their cost
+test: fmt-check lint unit e2e ## Runs every check there is, in the order of their cost
 
 fmt-check: tools-rust
 	$(call heading,format)

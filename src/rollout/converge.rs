@@ -100,7 +100,12 @@ impl<'s> Intent<'s> {
                     asleep: drained,
                 }
             }
-            Stage::Waiting => Self { split, ..idle },
+            // Where the canary alone serves, its autoscaler must not be put to sleep.
+            Stage::Waiting => Self {
+                split,
+                asleep: split == Some(Split::PRIMARY),
+                ..idle
+            },
             Stage::PostRollout => idle,
             Stage::ScalingUp | Stage::Analysing | Stage::Held => Self {
                 split,
