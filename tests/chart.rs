@@ -5,7 +5,7 @@ use serde_json::Value;
 use serin::api::crd;
 use serin::controller::permissions;
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -77,7 +77,8 @@ fn rows(values: &str) -> Vec<Row> {
         }
         inside = None;
         if let Some(words) = bare.strip_prefix("# ") {
-            comment = format!("{comment} {words}").trim().to_owned();
+            let sentence = format!("{comment} {words}");
+            sentence.trim().clone_into(&mut comment);
             continue;
         }
         let (key, default) = bare.split_once(':').unwrap();
@@ -119,13 +120,12 @@ fn the_readme_knows_every_value() {
         } else {
             row.default
         };
-        writeln!(
+        let _ = writeln!(
             table,
             "| `{}` | `{default}` | {} |",
             row.path,
             row.comment.replace('|', "\\|")
-        )
-        .unwrap();
+        );
     }
     generated("README.md", &format!("{head}{MARK}{table}"));
 }

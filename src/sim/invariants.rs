@@ -46,6 +46,10 @@ pub struct Violation {
 
 /// What was seen so far, as far as invariants need the past.
 #[derive(Debug, Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a thing that was seen or not"
+)]
 pub struct Witness {
     images: BTreeMap<String, String>,
     hashes: BTreeMap<String, String>,
@@ -875,9 +879,7 @@ fn reverted(world: &World) -> Option<String> {
     if !world.truth.gone {
         return Some("the canary was deleted and its object is still there".to_owned());
     }
-    let Some(live) = world.store.get(&target(world)) else {
-        return None;
-    };
+    let live = world.store.get(&target(world))?;
     let given_back = world.witness.finalized;
     if given_back && world.scale_of(live) == 0 && !world.witness.hand_on_scale {
         return Some("the canary was given back, and its target has no pods".to_owned());

@@ -319,12 +319,11 @@ fn mutants(seed: u64, count: u64) -> (String, bool) {
     let mut missed = 0;
     for mutant in MUTANTS {
         let report = histories(seed, count, 1, Some(mutant));
-        let (by, after) = match report.failures.first() {
-            Some((_, violation)) => (violation.invariant, report.histories.to_string()),
-            None => {
-                missed += 1;
-                ("**nothing**", format!("{} and none", report.histories))
-            }
+        let (by, after) = if let Some((_, violation)) = report.failures.first() {
+            (violation.invariant, report.histories.to_string())
+        } else {
+            missed += 1;
+            ("**nothing**", format!("{} and none", report.histories))
         };
         let (defect, stands_for) = mutant.meaning();
         let _ = writeln!(

@@ -369,8 +369,7 @@ fn left_by_flagger(random: &mut Random, gateway: bool, way: Way) -> Flagger {
     let nature = random.pick(&[(3, Nature::Good), (2, Nature::Bad), (1, Nature::Flap)]);
     let (newer, copied, replicas, weight) = match phase {
         Phase::Initialized | Phase::Succeeded => (random.chance(30).then_some(nature), false, 0, 0),
-        Phase::Failed => (Some(nature), false, 0, 0),
-        Phase::Waiting => (Some(nature), false, 0, 0),
+        Phase::Failed | Phase::Waiting => (Some(nature), false, 0, 0),
         Phase::Promoting => (Some(Nature::Good), random.chance(50), 2, 50),
         Phase::Finalising => (Some(Nature::Good), true, 2, 0),
         _ => (Some(nature), false, 2, random.between(0, 5) * 10),

@@ -918,6 +918,19 @@ impl World {
             });
     }
 
+    /// The target's image becomes the one that was promoted last.
+    fn revert(&mut self) {
+        let promoted = self
+            .status
+            .promoted
+            .as_ref()
+            .map(|promoted| promoted.revision.clone())
+            .unwrap_or_default();
+        if let Some(image) = self.witness.image_of(&promoted).map(str::to_owned) {
+            self.set_image(&image);
+        }
+    }
+
     fn act(&mut self, act: Act) {
         self.tell(|| format!("people: {act:?}"));
         let canary = kinds::CANARY.named(NAMESPACE, CANARY);
@@ -929,17 +942,7 @@ impl World {
                 let image = nature.image(self.truth.released);
                 self.set_image(&image);
             }
-            Act::Revert => {
-                let promoted = self
-                    .status
-                    .promoted
-                    .as_ref()
-                    .map(|promoted| promoted.revision.clone())
-                    .unwrap_or_default();
-                if let Some(image) = self.witness.image_of(&promoted).map(str::to_owned) {
-                    self.set_image(&image);
-                }
-            }
+            Act::Revert => self.revert(),
             Act::EditSteps(step) => self.edit(
                 &canary,
                 Hand::User,

@@ -9,6 +9,7 @@ use crate::api::PodFailure;
 use crate::object::Object;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 /// How many pods of a side are looked at.
 pub const MOST_PODS: usize = 50;
@@ -80,10 +81,10 @@ fn part(failure: &PodFailure) -> String {
         text.push_str(terminated);
     }
     if let Some(code) = failure.exit_code {
-        text.push_str(&format!(", exit code {code}"));
+        let _ = write!(text, ", exit code {code}");
     }
     if let Some(message) = &failure.message {
-        text.push_str(&format!(" ({message})"));
+        let _ = write!(text, " ({message})");
     }
     text
 }

@@ -415,6 +415,35 @@ async fn visit(host: &str, cookie: Option<&str>, times: u32) -> Result<BTreeMap<
     Ok(answers)
 }
 
+/// Waits until a browser that comes with a run's cookie is told to forget it.
+async fn wait_forgotten(shop: &Shop<'_>, cookie: &str) -> Result<()> {
+    shop.bed
+        .wait(
+            "the browser of a regular to be told to forget",
+            Duration::from_secs(10),
+            async || {
+                let answer = reqwest::Client::new()
+                    .get(GATEWAY)
+                    .header("host", &shop.host)
+                    .header(COOKIE, cookie)
+                    .send()
+                    .await?;
+                let told: Vec<&str> = answer
+                    .headers()
+                    .get_all(SET_COOKIE)
+                    .iter()
+                    .filter_map(|value| value.to_str().ok())
+                    .collect();
+                ensure!(
+                    told == [format!("{cookie}; Max-Age=-1")],
+                    "it was told {told:?}"
+                );
+                Ok(Some(()))
+            },
+        )
+        .await
+}
+
 /// Session affinity: who has met a side stays on it, whatever the weights; after the run browsers are told to forget.
 pub async fn regulars(bed: &Bed) -> Result<()> {
     shop::serin(bed).await?;
@@ -474,30 +503,7 @@ pub async fn regulars(bed: &Bed) -> Result<()> {
             && status["primarySessionAffinityCookie"].is_null(),
         "the run's cookies are over: {status}"
     );
-    bed.wait(
-        "the browser of a regular to be told to forget",
-        Duration::from_secs(10),
-        async || {
-            let answer = reqwest::Client::new()
-                .get(GATEWAY)
-                .header("host", &shop.host)
-                .header(COOKIE, &canary)
-                .send()
-                .await?;
-            let told: Vec<&str> = answer
-                .headers()
-                .get_all(SET_COOKIE)
-                .iter()
-                .filter_map(|value| value.to_str().ok())
-                .collect();
-            ensure!(
-                told == [format!("{canary}; Max-Age=-1")],
-                "it was told {told:?}"
-            );
-            Ok(Some(()))
-        },
-    )
-    .await?;
+    wait_forgotten(&shop, &canary).await?;
     let secrets: Vec<&str> = [&canary, &primary]
         .iter()
         .filter_map(|cookie| Some(cookie.split_once('=')?.1))

@@ -304,52 +304,7 @@ impl<'a> Pass<'a> {
         let analysis = &self.canary.spec.analysis;
         let weighted = view.router.capabilities().weights;
         match self.strategy(view) {
-            Strategy::Canary => {
-                // A run that waits for its promotion has had its last increase.
-                let increases = self.status.phase != Phase::WaitingPromotion;
-                let kind = HookType::ConfirmTrafficIncrease;
-                if increases && !self.gate_passed(view, round, kind, judged) {
-                    return;
-                }
-                let present = split_of(&run).canary;
-                let mirror = analysis.mirror() && view.router.capabilities().mirror_canary;
-                if mirror && present == Weight::NONE && !run.mirrored {
-                    return self.take_step(
-                        view,
-                        Split {
-                            canary: Weight::NONE,
-                            mirrored: true,
-                        },
-                        judged,
-                        String::new(),
-                    );
-                }
-                match next_step(analysis, present) {
-                    NextStep::Raise(weight) => {
-                        let text = format!(
-                            "Advance {} canary weight {}",
-                            self.full_name(),
-                            weight.percent()
-                        );
-                        self.take_step(
-                            view,
-                            Split {
-                                canary: weight,
-                                mirrored: false,
-                            },
-                            judged,
-                            text,
-                        );
-                    }
-                    NextStep::Top if present < Weight::ALL && view.primary_rolls_dark() => {
-                        if self.gate_passed(view, round, HookType::ConfirmPromotion, judged) {
-                            let text = "Routing all traffic to canary".to_owned();
-                            self.take_step(view, Split::CANARY, judged, text);
-                        }
-                    }
-                    NextStep::Top => self.confirm_and_promote(view, round, judged),
-                }
-            }
+            Strategy::Canary => self.advance_weight(view, round, judged, &run),
             Strategy::AbTesting => {
                 let (done, all) = (self.status.iterations, self.iterations());
                 if done < all {
@@ -398,6 +353,55 @@ impl<'a> Pass<'a> {
                     self.confirm_and_promote(view, round, judged);
                 }
             }
+        }
+    }
+
+    /// The next step of a canary by weights: mirroring first where it is asked for, then the ladder, then the promotion.
+    fn advance_weight(&mut self, view: &View<'a>, round: &Round, judged: &[Judged], run: &Run) {
+        let analysis = &self.canary.spec.analysis;
+        // A run that waits for its promotion has had its last increase.
+        let increases = self.status.phase != Phase::WaitingPromotion;
+        let kind = HookType::ConfirmTrafficIncrease;
+        if increases && !self.gate_passed(view, round, kind, judged) {
+            return;
+        }
+        let present = split_of(run).canary;
+        let mirror = analysis.mirror() && view.router.capabilities().mirror_canary;
+        if mirror && present == Weight::NONE && !run.mirrored {
+            return self.take_step(
+                view,
+                Split {
+                    canary: Weight::NONE,
+                    mirrored: true,
+                },
+                judged,
+                String::new(),
+            );
+        }
+        match next_step(analysis, present) {
+            NextStep::Raise(weight) => {
+                let text = format!(
+                    "Advance {} canary weight {}",
+                    self.full_name(),
+                    weight.percent()
+                );
+                self.take_step(
+                    view,
+                    Split {
+                        canary: weight,
+                        mirrored: false,
+                    },
+                    judged,
+                    text,
+                );
+            }
+            NextStep::Top if present < Weight::ALL && view.primary_rolls_dark() => {
+                if self.gate_passed(view, round, HookType::ConfirmPromotion, judged) {
+                    let text = "Routing all traffic to canary".to_owned();
+                    self.take_step(view, Split::CANARY, judged, text);
+                }
+            }
+            NextStep::Top => self.confirm_and_promote(view, round, judged),
         }
     }
 

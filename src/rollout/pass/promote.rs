@@ -38,6 +38,25 @@ impl<'a> Pass<'a> {
         self.tell(Severity::Info, "Promoting", text);
     }
 
+    /// The autoscaler's minimum was raised; what it makes of that is waited for, but not for ever.
+    fn waits_for_capacity(&mut self, view: &View<'a>, run: &Run) -> bool {
+        let Some((has, needed)) = converge::lacks_capacity(view, &self.status) else {
+            return false;
+        };
+        let patience =
+            signed(self.canary.spec.progress_deadline()).min(SignedDuration::from_mins(2));
+        if self.is_past(run.step_started_at, patience) {
+            return false;
+        }
+        self.with_run(|run| {
+            run.message = Some(format!(
+                "The primary has {has} pods and is given {needed} before it takes the traffic over."
+            ));
+        });
+        self.wake_after(run.step_started_at, patience);
+        true
+    }
+
     pub(super) fn promote(&mut self, view: &View<'a>) {
         if self.run_ref().is_none() {
             return self.take_over_promotion(view);
@@ -78,19 +97,8 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        if !returning && let Some((has, needed)) = converge::lacks_capacity(view, &self.status) {
-            // The autoscaler's minimum was raised; what it makes of that is waited for, but not for ever.
-            let patience =
-                signed(self.canary.spec.progress_deadline()).min(SignedDuration::from_mins(2));
-            if !self.is_past(run.step_started_at, patience) {
-                self.with_run(|run| {
-                    run.message = Some(format!(
-                        "The primary has {has} pods and is given {needed} before it takes the traffic over."
-                    ));
-                });
-                self.wake_after(run.step_started_at, patience);
-                return self.keep_served(view, &run);
-            }
+        if !returning && self.waits_for_capacity(view, &run) {
+            return self.keep_served(view, &run);
         }
         let step = self.canary.spec.analysis.step_weight_promotion();
         let present = if run.diverted {

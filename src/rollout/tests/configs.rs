@@ -86,7 +86,7 @@ fn a_secret_that_somebody_rotates_is_shared_told_once_and_never_frozen() {
         // A rotation reaches the primary's pods with their next start, and starts no run.
         cluster.forget_the_past();
         cluster.edit(&secret("db"), |secret| {
-            secret["data"]["password"] = json!("bmV3")
+            secret["data"]["password"] = json!("bmV3");
         });
         cluster.advance(60);
         assert_eq!(cluster.phase(), Phase::Initialized, "{keeper}");
@@ -183,7 +183,7 @@ fn a_new_config_that_changes_while_it_is_promoted_does_not_keep_the_primary_wait
     read(&mut cluster, &["ConfigMap new"]);
     cluster.run_until(Phase::Promoting);
     cluster.edit(&config_map("new"), |config| {
-        config["data"]["key"] = json!("2")
+        config["data"]["key"] = json!("2");
     });
     cluster.run_until_calm();
     let copy = cluster.object(&config_map("new-primary")).unwrap();

@@ -1,4 +1,4 @@
-//! Targets and what stands beside them, over whole runs: DaemonSets, autoscalers, rivals, cookies, and the bounds of what is remembered.
+//! Targets and what stands beside them, over whole runs: `DaemonSets`, autoscalers, rivals, cookies, and the bounds of what is remembered.
 
 use super::*;
 use crate::object::{Kind, ObjectRef, kinds};
@@ -160,7 +160,7 @@ spec:
     assert_eq!(least(&cluster), Some(1));
     let scale = |cluster: &mut Cluster, name: &str, replicas: i64| {
         cluster.edit(&deployment(name), |one| {
-            one["spec"]["replicas"] = json!(replicas)
+            one["spec"]["replicas"] = json!(replicas);
         });
         cluster.run_until_calm();
     };

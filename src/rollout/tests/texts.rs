@@ -378,6 +378,7 @@ fn each_event_of_flaggers_is_said_with_a_reason_or_left_out_with_a_why() {
 
 /// The table of chapter 1.5. Only one text differs: where a failed promotion left the canary running, Flagger's sentence would be false.
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn the_promoted_condition_says_flaggers_sentences() {
     let sentences: BTreeMap<Phase, (ConditionStatus, &str)> = [
         (
@@ -509,7 +510,7 @@ fn what_a_router_lacks_and_what_backends_say_is_told_once() {
     cluster.edit_canary(|spec| spec["analysis"]["match"] = json!([]));
     cluster.run_until_calm();
     cluster.edit_canary(|spec| {
-        spec["analysis"]["match"] = json!([{"headers": {"a": {"exact": "b"}}}])
+        spec["analysis"]["match"] = json!([{"headers": {"a": {"exact": "b"}}}]);
     });
     cluster.run_until_calm();
     assert_eq!(cluster.times_told(warning), 2);
