@@ -40,7 +40,7 @@ unit: tools-rust ## Runs unit and property tests: no cluster, no network beyond 
 	$(call heading,unit and property tests)
 	$(CARGO) test $(LOCKED) --workspace
 
-e2e: build ## Runs the scenarios on a real control plane with real traffic (ARGS="NAME…" picks)
+e2e: build ## Runs the scenarios on a real control plane with real traffic (ARGS="NAME…" picks, ARGS=--all for every one)
 	$(call heading,scenarios on the test bed)
 	$(E2E) run $(ARGS)
 

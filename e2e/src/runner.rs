@@ -18,10 +18,13 @@ const PATIENCE: Duration = Duration::from_mins(10);
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// Which scenarios to run; all if none is named
+    /// Which scenarios to run; those of every day if none is named
     scenarios: Vec<String>,
+    /// Run also those that take long or need Flagger itself
+    #[arg(long)]
+    all: bool,
     /// How many run side by side: scenarios on the shared bed, and beds of scenarios that need one alone
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     parallel: usize,
     /// Keep state and logs in `.bed/` also when everything passes
     #[arg(long)]
@@ -48,7 +51,7 @@ struct Group {
 
 /// `serin-e2e run`.
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let chosen = scenarios::select(&arguments.scenarios)?;
+    let chosen = scenarios::select(&arguments.scenarios, arguments.all)?;
     if arguments.list {
         for scenario in chosen {
             println!("{:<24} {}", scenario.name, scenario.title);
@@ -128,7 +131,7 @@ fn passed_file(state: &Path) -> std::path::PathBuf {
 
 /// What runs inside the namespace: bed up, scenarios side by side.
 pub async fn run_inside(arguments: InsideArguments) -> Result<ExitCode> {
-    let chosen = scenarios::select(&arguments.scenarios)?;
+    let chosen = scenarios::select(&arguments.scenarios, true)?;
     let started = Instant::now();
     let bed = Bed::start(&BedOptions::new(&arguments.name), tools::setup()?)
         .await

@@ -70,8 +70,6 @@ pub struct Tools {
     pub kube_controller_manager: PathBuf,
     pub etcd: PathBuf,
     pub prometheus: PathBuf,
-    /// The controller that Serin takes over from.
-    pub flagger: PathBuf,
     pub traefik: PathBuf,
     pub kubectl: PathBuf,
     pub helm: PathBuf,
@@ -405,6 +403,17 @@ fn definitions(
     })
 }
 
+/// The controller that Serin takes over from; built when a story first needs it.
+pub fn flagger() -> Result<PathBuf> {
+    let tools = project_root()?.join("e2e/tools/flagger");
+    let version = version_in(&tools.join("go.mod"), "github.com/fluxcd/flagger")?;
+    let folder = part(&home()?, &format!("flagger-{version}"), |out| {
+        let package = "github.com/fluxcd/flagger/cmd/flagger";
+        go_build(&tools, &out.join("flagger"), "", "", &[package])
+    })?;
+    Ok(folder.join("flagger"))
+}
+
 /// Builds what is missing and says where everything is. Safe to run twice at the same time: the second waits.
 pub fn setup() -> Result<Tools> {
     check_machine()?;
@@ -451,16 +460,6 @@ pub fn setup() -> Result<Tools> {
             &["github.com/prometheus/prometheus/cmd/prometheus"],
         )
     })?;
-    let flagger_version = version_in(&tools.join("flagger/go.mod"), "github.com/fluxcd/flagger")?;
-    let flagger = part(&home, &format!("flagger-{flagger_version}"), |out| {
-        go_build(
-            &tools.join("flagger"),
-            &out.join("flagger"),
-            "",
-            "",
-            &["github.com/fluxcd/flagger/cmd/flagger"],
-        )
-    })?;
     let (kubernetes, kubernetes_version) = kubernetes(&tools, &home)?;
 
     Ok(Tools {
@@ -468,7 +467,6 @@ pub fn setup() -> Result<Tools> {
         kube_controller_manager: kubernetes.join("kube-controller-manager"),
         etcd: etcd.join("etcd"),
         prometheus: prometheus.join("prometheus"),
-        flagger: flagger.join("flagger"),
         traefik: traefik.join("bin/traefik"),
         kubectl: clients.join("kubectl"),
         helm: clients.join("helm"),

@@ -39,7 +39,7 @@ use self::parts::Part;
 use self::pki::{Pki, kubeconfig};
 use self::process::{Process, Program};
 use self::timeline::Timeline;
-use crate::tools::{Tools, project_root};
+use crate::tools::{self, Tools, project_root};
 
 /// How long a part may take to be ready before the bed gives up on it. Generous: builds may share the machine.
 const PART_PATIENCE: Duration = Duration::from_mins(2);
@@ -369,7 +369,7 @@ impl Bed {
 
     /// Starts Flagger itself, for the stories of taking over from it. It does as it always does: looks every ten seconds.
     pub fn start_flagger(&self) -> Result<Process> {
-        let program = Program::new(&self.tools.flagger).args([
+        let program = Program::new(tools::flagger()?).args([
             // Pods live in the same network, and Flagger listens on all addresses.
             "-port=9399".to_owned(),
             "-log-level=info".to_owned(),

@@ -49,6 +49,27 @@ macro_rules! scenario {
     };
 }
 
+/// Those that run only when they are named or with `--all`: they need Flagger itself, take minutes, or were not yet seen to pass often
+/// enough on a busy machine to judge a change by.
+const SELDOM: &[&str] = &[
+    "ask",
+    "slow-both-ways",
+    "reverted-in-mid-run",
+    "left-in-mid-run",
+    "rivals",
+    "from-flagger",
+    "from-flagger-at-rest",
+    "back-to-flagger",
+    "at-rest",
+    "autoscaled",
+    "event-driven",
+    "whole-life",
+    "new-settings",
+    "kustomize-base",
+    "installed-in-a-namespace",
+    "api-trouble",
+];
+
 /// Every scenario.
 pub const ALL: &[Scenario] = &[
     scenario!(
@@ -330,7 +351,7 @@ pub const ALL: &[Scenario] = &[
 ];
 
 /// The scenarios of these names, all if none is named.
-pub fn select(names: &[String]) -> Result<Vec<&'static Scenario>> {
+pub fn select(names: &[String], all: bool) -> Result<Vec<&'static Scenario>> {
     for name in names {
         let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
         anyhow::ensure!(
@@ -341,13 +362,26 @@ pub fn select(names: &[String]) -> Result<Vec<&'static Scenario>> {
     }
     Ok(ALL
         .iter()
-        .filter(|scenario| names.is_empty() || names.iter().any(|name| name == scenario.name))
+        .filter(|scenario| {
+            if names.is_empty() {
+                all || !SELDOM.contains(&scenario.name)
+            } else {
+                names.iter().any(|name| name == scenario.name)
+            }
+        })
         .collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_that_run_seldom_are_there() {
+        for name in SELDOM {
+            assert!(ALL.iter().any(|scenario| scenario.name == *name), "{name}");
+        }
+    }
 
     #[test]
     fn names_are_unique_and_can_be_namespaces() {

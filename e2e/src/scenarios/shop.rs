@@ -14,7 +14,7 @@ use crate::bed::{Bed, Namespace};
 use crate::load::{Load, Mark, Report};
 
 /// Requests per second on each shop.
-pub const RATE: f64 = 100.0;
+pub const RATE: f64 = 200.0;
 /// `analysis.interval` of a shop.
 pub const INTERVAL: Duration = Duration::from_secs(3);
 /// More than any single phase takes on a busy machine.
