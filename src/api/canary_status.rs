@@ -434,7 +434,7 @@ pub struct CommandAnswer {
     )]
     #[schemars(schema_with = "schema::time")]
     pub at: Option<Timestamp>,
-    /// Why, as they said.
+    /// Why it was asked for, in the words of the one who asked.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// What became of it: Honoured or Refused.
@@ -463,10 +463,10 @@ pub struct Pause {
     )]
     #[schemars(schema_with = "schema::time")]
     pub since: Option<Timestamp>,
-    /// Who asked for it.
+    /// The one who asked for it, as the annotation says.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub by: String,
-    /// Why, as they said.
+    /// Why it was asked for, in the words of the one who asked.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
