@@ -16,9 +16,11 @@ FUZZ_NIGHTLY := nightly-2026-05-20
 FUZZ_TOOLCHAIN = $(shell rustup toolchain list | grep -o '^$(FUZZ_NIGHTLY)' || echo nightly)
 # The rooms without I/O alone, optimised.
 SIMULATION = $(CARGO) run $(LOCKED) --quiet --profile simulation -p serin-simulation --
+# What makes the book; a newer one is tried by hand.
+MDBOOK := 0.5.4
 heading = @printf '\n== %s\n' '$(1)'
 
-.PHONY: help demo test e2e unit fmt fmt-check lint crds chart image image-check bench sim mutants fuzz setup up down build clean tools-rust tools-bed
+.PHONY: help demo test e2e unit fmt fmt-check lint crds chart docs docs-reference image image-check bench sim mutants fuzz setup up down build clean tools-rust tools-bed
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -75,6 +77,12 @@ crds: tools-rust ## Writes crds/ from the types
 
 chart: tools-rust ## Writes what the chart has from the code: rights, definitions, the table of values
 	SERIN_UPDATE=1 $(CARGO) test $(LOCKED) --quiet --test chart
+
+docs: tools-rust ## Makes target/book from docs/ with mdBook, which is built at the first time (minutes)
+	hack/book.sh $(MDBOOK)
+
+docs-reference: tools-rust ## Writes what the pages have from the code: fields, flags, series, reasons
+	SERIN_UPDATE=1 $(CARGO) test $(LOCKED) --quiet --test docs -- the_ref the_reasons
 
 image: tools-rust ## Builds target/image/serin.tar, an OCI image archive, and its bill of materials; needs no Docker
 	hack/image.sh

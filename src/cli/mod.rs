@@ -15,6 +15,8 @@ mod simulate;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 
+pub use ask::EXIT_CODES;
+
 /// Progressive delivery for Kubernetes. Takes Flagger's manifests (flagger.app/v1beta1) unchanged.
 #[derive(Debug, Parser)]
 #[command(name = "serin", version, arg_required_else_help = true, after_help = format!("{EXAMPLES}\n\n{}", ask::EXIT_CODES))]
@@ -100,7 +102,8 @@ fn finished(result: anyhow::Result<u8>) -> ExitCode {
 }
 
 /// The command line's description, by the name under which it was called: `kubectl serin` finds us as `kubectl-serin`.
-fn command() -> clap::Command {
+#[must_use]
+pub fn command() -> clap::Command {
     let plugin = std::env::args_os().next().is_some_and(|name| {
         std::path::Path::new(&name)
             .file_stem()

@@ -16,7 +16,7 @@ mod cache;
 mod client;
 mod executor;
 mod lease;
-mod metrics;
+pub mod metrics;
 pub mod permissions;
 mod queue;
 mod server;
