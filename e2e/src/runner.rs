@@ -59,6 +59,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     tools::setup()?;
+    scenarios::prepare(&chosen)?;
     let run = format!("run-{}", std::process::id());
     let (shared, alone): (Vec<_>, Vec<_>) = chosen
         .into_iter()

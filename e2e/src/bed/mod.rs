@@ -152,6 +152,18 @@ impl Bed {
         Ok(bed)
     }
 
+    /// Brings up the gateway `contour` beside the bed's own: Contour with Envoy, at [`parts::SECOND_GATEWAY`].
+    pub async fn start_second_gateway(&self) -> Result<()> {
+        let tools = tokio::task::spawn_blocking(tools::contour).await??;
+        let definitions = std::fs::read_to_string(&tools.definitions)
+            .with_context(|| format!("reading {}", tools.definitions.display()))?;
+        self.apply(&definitions).await?;
+        self.apply(include_str!("../../manifests/second-gateway.yaml"))
+            .await?;
+        self.start_part(Part::Contour).await?;
+        self.start_part(Part::Envoy).await
+    }
+
     /// Custom resources and Serin's rights.
     async fn install_definitions(&self) -> Result<()> {
         let mut folders = vec![self.tools.gateway_api.join("standard")];
@@ -605,17 +617,17 @@ impl Bed {
     /// Waits until the gateway answers a host's requests well: many in a row, because it may know one backend of a
     /// split before the other.
     pub async fn wait_served(&self, host: &str, timeout: Duration) -> Result<()> {
+        self.wait_served_at(parts::GATEWAY, host, timeout).await
+    }
+
+    /// The same for the gateway at an address.
+    pub async fn wait_served_at(&self, gateway: &str, host: &str, timeout: Duration) -> Result<()> {
         self.wait(
             &format!("{host} to be served through the gateway"),
             timeout,
             async || {
                 for _ in 0..SERVED_IN_A_ROW {
-                    let answer = self
-                        .http
-                        .get(parts::GATEWAY)
-                        .header("host", host)
-                        .send()
-                        .await?;
+                    let answer = self.http.get(gateway).header("host", host).send().await?;
                     anyhow::ensure!(
                         answer.status().is_success(),
                         "the gateway answered {}",

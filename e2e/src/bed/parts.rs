@@ -8,13 +8,17 @@ use kube::{Api, Client};
 
 use super::pki::{Pki, kubeconfig};
 use super::process::Program;
-use crate::tools::Tools;
+use crate::tools::{self, Tools};
 
 /// Where requests enter through the gateway; hosts are told apart by the `Host` header.
 pub const GATEWAY: &str = "http://127.0.0.1:8000";
+/// The same for the gateway `contour`, where a story has brought it up: Contour adds 8000 to the port of the listener.
+pub const SECOND_GATEWAY: &str = "http://127.0.0.1:16001";
 /// Where Prometheus answers.
 pub const PROMETHEUS: &str = "http://127.0.0.1:9090";
 const TRAEFIK_METRICS: &str = "127.0.0.1:8899";
+const ENVOY_METRICS: &str = "127.0.0.1:18010";
+const CONTOUR_CONFIG: &str = "gateway: {gatewayRef: {namespace: gateway, name: contour}}\n";
 const ETCD: &str = "http://127.0.0.1:2379";
 /// The address that nodes and the API server show; nothing listens there.
 pub const NODE_ADDRESS: &str = "10.244.255.1";
@@ -32,16 +36,20 @@ pub enum Part {
     Kubelet,
     Prometheus,
     Traefik,
+    Contour,
+    Envoy,
 }
 
 impl Part {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Etcd,
         Self::ApiServer,
         Self::ControllerManager,
         Self::Kubelet,
         Self::Prometheus,
         Self::Traefik,
+        Self::Contour,
+        Self::Envoy,
     ];
 
     /// Its name, which is also the name of its log.
@@ -54,6 +62,8 @@ impl Part {
             Self::Kubelet => "kubelet",
             Self::Prometheus => "prometheus",
             Self::Traefik => "traefik",
+            Self::Contour => "contour",
+            Self::Envoy => "envoy",
         }
     }
 
@@ -66,6 +76,8 @@ impl Part {
             Self::Kubelet => kubelet(state)?,
             Self::Prometheus => prometheus(tools, state)?,
             Self::Traefik => traefik(tools, state),
+            Self::Contour => contour(state)?,
+            Self::Envoy => envoy(state)?,
         })
     }
 
@@ -100,6 +112,8 @@ impl Part {
             }
             Self::Prometheus => answers(format!("{PROMETHEUS}/-/ready")).await,
             Self::Traefik => answers(format!("http://{TRAEFIK_METRICS}/ping")).await,
+            Self::Contour => answers("http://127.0.0.1:18003/healthz".to_owned()).await,
+            Self::Envoy => answers(format!("http://{ENVOY_METRICS}/ready")).await,
         }
     }
 }
@@ -225,7 +239,8 @@ fn prometheus(tools: &Tools, state: &Path) -> Result<Program> {
             user.to_str()
                 .context("the state folder's path is not UTF-8")?,
         )
-        .replace("${TRAEFIK}", TRAEFIK_METRICS);
+        .replace("${TRAEFIK}", TRAEFIK_METRICS)
+        .replace("${ENVOY}", ENVOY_METRICS);
     std::fs::write(&config, text)?;
     Ok(Program::new(&tools.prometheus).args([
         flag("config.file", config),
@@ -262,4 +277,67 @@ fn traefik(tools: &Tools, state: &Path) -> Program {
             "--global.sendanonymoususage=false",
             "--global.checknewversion=false",
         ])
+}
+
+fn contour(state: &Path) -> Result<Program> {
+    let config = state.join("contour.yaml");
+    std::fs::write(&config, CONTOUR_CONFIG)?;
+    Ok(Program::new(&tools::contour()?.contour)
+        .env("CONTOUR_NAMESPACE", "projectcontour")
+        .args([
+            OsString::from("serve"),
+            flag("kubeconfig", kubeconfig(state, Part::Contour.name())),
+            flag("config-path", config),
+            flag(
+                "stats-port",
+                ENVOY_METRICS.rsplit(':').next().unwrap_or_default(),
+            ),
+        ])
+        .args([
+            "--insecure",
+            // Kinds that the standard channel of the Gateway API has not, or not in the version asked for.
+            "--disable-feature=tlsroutes",
+            "--disable-feature=tcproutes",
+            "--disable-feature=backendtlspolicies",
+            "--disable-leader-election",
+            "--xds-address=127.0.0.1",
+            "--xds-port=18001",
+            "--http-address=127.0.0.1",
+            "--http-port=18002",
+            "--health-address=127.0.0.1",
+            "--health-port=18003",
+            "--stats-address=127.0.0.1",
+            "--envoy-service-http-address=127.0.0.1",
+            "--envoy-service-https-address=127.0.0.1",
+        ]))
+}
+
+fn envoy(state: &Path) -> Result<Program> {
+    let config = state.join("envoy.json");
+    let tools = tools::contour()?;
+    let output = std::process::Command::new(&tools.contour)
+        .args(["bootstrap", "--xds-address=127.0.0.1", "--xds-port=18001"])
+        .args(["--xds-resource-version=v3", "--namespace=projectcontour"])
+        .arg(flag("admin-address", state.join("envoy-admin.sock")))
+        .arg(&config)
+        .output()
+        .context("cannot start contour bootstrap")?;
+    anyhow::ensure!(
+        output.status.success(),
+        "contour bootstrap: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(Program::new(&tools.envoy)
+        .args([OsString::from("--config-path"), config.into()])
+        .args([
+            "--service-cluster",
+            "contour",
+            "--service-node",
+            "bed",
+            "--disable-hot-restart",
+            "--concurrency",
+            "1",
+            "--log-level",
+            "warning",
+        ]))
 }

@@ -19,7 +19,7 @@ struct User {
 }
 
 const MASTERS: &[&str] = &["system:masters"];
-const USERS: [User; 6] = [
+const USERS: [User; 7] = [
     User {
         name: "admin",
         common_name: "admin",
@@ -43,6 +43,11 @@ const USERS: [User; 6] = [
     User {
         name: "traefik",
         common_name: "bed-traefik",
+        groups: MASTERS,
+    },
+    User {
+        name: "contour",
+        common_name: "bed-contour",
         groups: MASTERS,
     },
     User {

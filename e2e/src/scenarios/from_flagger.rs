@@ -2,70 +2,21 @@
 //! What counts is everything since the kill: no request lost, no new run, each run carried to its end. Afterwards the canary is deleted
 //! with `revertOnDeletion`, and what Flagger had changed is the user's again.
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use axum::Router;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::routing::post;
 use futures::future::try_join_all;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 
+use super::gates::Gates;
 use super::handover::{condition, is_as_before, measured};
 use super::shop::{self, PATIENCE, Plan, Shop, flawless};
 use crate::bed::Bed;
 use crate::load::Mark;
 
-/// Where the gates are, for hooks: `http://127.0.0.1:9650/NAME`.
-const GATES: &str = "127.0.0.1:9650";
 /// Requests per second on each shop; there are several.
 const RATE: f64 = 30.0;
-
-/// Gates that hooks ask at; open unless closed.
-#[derive(Clone, Default)]
-struct Gates(Arc<Mutex<BTreeSet<String>>>);
-
-impl Gates {
-    /// Opens the office. It closes with the bed.
-    async fn start() -> Result<Self> {
-        let gates = Self::default();
-        let router = Router::new()
-            .route("/{gate}", post(ask))
-            .with_state(gates.clone());
-        let listener = tokio::net::TcpListener::bind(GATES)
-            .await
-            .with_context(|| format!("the gates need {GATES}"))?;
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Ok(gates)
-    }
-
-    fn closed(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn close(&self, gate: &str) {
-        self.closed().insert(gate.to_owned());
-    }
-
-    fn open(&self, gate: &str) {
-        self.closed().remove(gate);
-    }
-}
-
-async fn ask(State(gates): State<Gates>, Path(gate): Path<String>) -> StatusCode {
-    if gates.closed().contains(&gate) {
-        StatusCode::FORBIDDEN
-    } else {
-        StatusCode::OK
-    }
-}
-
-fn gate(kind: &str, name: &str) -> Value {
-    json!([{"name": name, "type": kind, "url": format!("http://{GATES}/{name}")}])
-}
 
 /// `analysis` of a shop under Flagger, whose shortest interval is ten seconds.
 fn analysis(step: u32, most: u32, webhooks: &Value) -> Value {
@@ -165,7 +116,7 @@ async fn stamp(shop: &Shop<'_>) -> Result<String> {
 }
 
 /// The shops that Flagger leaves in mid-run.
-fn plans_in_mid_run() -> [(&'static str, Plan); 4] {
+fn plans_in_mid_run(gates: &Gates) -> [(&'static str, Plan); 4] {
     let usual = Plan {
         rate: RATE,
         spec: json!({"progressDeadlineSeconds": 180}),
@@ -175,7 +126,7 @@ fn plans_in_mid_run() -> [(&'static str, Plan); 4] {
         (
             "from-flagger-progressing",
             Plan {
-                analysis: analysis(30, 90, &gate("confirm-traffic-increase", "increase")),
+                analysis: analysis(30, 90, &gates.hook("confirm-traffic-increase", "increase")),
                 own_route: true,
                 ..usual.clone()
             },
@@ -183,7 +134,7 @@ fn plans_in_mid_run() -> [(&'static str, Plan); 4] {
         (
             "from-flagger-waiting",
             Plan {
-                analysis: analysis(30, 60, &gate("confirm-promotion", "promotion")),
+                analysis: analysis(30, 60, &gates.hook("confirm-promotion", "promotion")),
                 own_route: true,
                 ..usual.clone()
             },
@@ -191,7 +142,7 @@ fn plans_in_mid_run() -> [(&'static str, Plan); 4] {
         (
             "from-flagger-promoting",
             Plan {
-                analysis: analysis(50, 50, &gate("confirm-promotion", "promoting")),
+                analysis: analysis(50, 50, &gates.hook("confirm-promotion", "promoting")),
                 // The primary takes long to roll, so that the phase lasts.
                 environment: vec![("SHUTDOWN_DELAY_MS", "8000"), ("START_DELAY_MS", "25000")],
                 ..usual.clone()
@@ -200,7 +151,7 @@ fn plans_in_mid_run() -> [(&'static str, Plan); 4] {
         (
             "from-flagger-finalising",
             Plan {
-                analysis: analysis(50, 50, &gate("confirm-promotion", "finalising")),
+                analysis: analysis(50, 50, &gates.hook("confirm-promotion", "finalising")),
                 ..usual
             },
         ),
@@ -242,7 +193,8 @@ pub async fn in_mid_run(bed: &Bed) -> Result<()> {
         gates.close(name);
     }
     let shops: Vec<Shop<'_>> =
-        try_join_all(plans_in_mid_run().map(|(name, plan)| Shop::open(bed, name, plan))).await?;
+        try_join_all(plans_in_mid_run(&gates).map(|(name, plan)| Shop::open(bed, name, plan)))
+            .await?;
     let [progressing, waiting, promoting, finalising] = shops.as_slice() else {
         anyhow::bail!("four shops are expected");
     };
@@ -363,7 +315,7 @@ async fn give_back(bed: &Bed, shop: Shop<'_>) -> Result<()> {
 }
 
 /// The shops that Flagger leaves at rest.
-fn plans_at_rest() -> [(&'static str, Plan); 5] {
+fn plans_at_rest(gates: &Gates) -> [(&'static str, Plan); 5] {
     let usual = Plan {
         rate: RATE,
         analysis: analysis(50, 50, &json!([])),
@@ -376,7 +328,7 @@ fn plans_at_rest() -> [(&'static str, Plan); 5] {
         (
             "from-flagger-at-rest-waiting",
             Plan {
-                analysis: analysis(50, 50, &gate("confirm-rollout", "rollout")),
+                analysis: analysis(50, 50, &gates.hook("confirm-rollout", "rollout")),
                 ..usual.clone()
             },
         ),
@@ -420,7 +372,7 @@ pub async fn at_rest(bed: &Bed) -> Result<()> {
     let gates = Gates::start().await?;
     let flagger = bed.start_flagger()?;
     let shops: Vec<Shop<'_>> =
-        try_join_all(plans_at_rest().map(|(name, plan)| Shop::open(bed, name, plan))).await?;
+        try_join_all(plans_at_rest(&gates).map(|(name, plan)| Shop::open(bed, name, plan))).await?;
     let [initialized, succeeded, failed, waiting, held] = shops.as_slice() else {
         anyhow::bail!("five shops are expected");
     };

@@ -205,6 +205,22 @@ async fn releases(bed: &Bed, install: impl AsyncFnOnce() -> Result<()>) -> Resul
         .get("v1", "ConfigMap", "settings-primary")
         .await?;
     ensure!(copy.data["data"]["colour"] == "green", "{}", copy.data);
+    // Copies that nobody reads any more go.
+    let patch = json!({"spec": {"template": {"spec": {"volumes": null}}}});
+    shop.namespace
+        .patch("apps/v1", "Deployment", "app", &patch)
+        .await?;
+    run_to_end(&shop).await?;
+    for (kind, name) in [
+        ("ConfigMap", "settings-primary"),
+        ("Secret", "credentials-primary"),
+    ] {
+        let copies = bed.api_of("v1", kind, shop.namespace.name()).await?;
+        bed.wait(&format!("{kind} {name} to be gone"), PATIENCE, async || {
+            Ok(copies.get_opt(name).await?.is_none().then_some(()))
+        })
+        .await?;
+    }
     flawless(&shop.load()?.report_since(opened))?;
 
     shop.release_with("1.2.0", &[("ERROR_RATE", "0.5")]).await?;

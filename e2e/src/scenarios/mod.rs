@@ -5,6 +5,7 @@ mod custom_resources;
 mod economy;
 mod examples;
 mod from_flagger;
+mod gates;
 mod gateway_splits;
 mod handover;
 mod installed;
@@ -18,6 +19,7 @@ use anyhow::Result;
 use futures::future::LocalBoxFuture;
 
 use crate::bed::Bed;
+use crate::tools;
 
 /// Whom a scenario shares its bed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,25 @@ const SELDOM: &[&str] = &[
     "installed-in-a-namespace",
     "api-trouble",
 ];
+
+/// What some stories need beside the bed, built before the bed is there, since it has no way out.
+const NEEDS: &[(fn() -> Result<()>, &[&str])] = &[
+    (
+        || tools::flagger().map(drop),
+        &["from-flagger", "from-flagger-at-rest", "back-to-flagger"],
+    ),
+    (|| tools::contour().map(drop), &["mirrored"]),
+];
+
+/// Builds what these stories need beside the bed.
+pub fn prepare(chosen: &[&Scenario]) -> Result<()> {
+    for (build, names) in NEEDS {
+        if chosen.iter().any(|scenario| names.contains(&scenario.name)) {
+            build()?;
+        }
+    }
+    Ok(())
+}
 
 /// Every scenario.
 pub const ALL: &[Scenario] = &[
@@ -143,6 +164,12 @@ pub const ALL: &[Scenario] = &[
         "insiders-first",
         strategies::insiders_first,
         "A/B: a header leads to the new release, and only it does"
+    ),
+    scenario!(
+        Shared,
+        "mirrored",
+        strategies::mirrored,
+        "Blue/Green with mirroring: copies alone promote a good release and find out a bad one, and no visitor meets it"
     ),
     scenario!(
         Shared,
@@ -377,8 +404,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_that_run_seldom_are_there() {
-        for name in SELDOM {
+    fn those_that_run_seldom_or_need_more_are_there() {
+        let needy = NEEDS.iter().flat_map(|(_, names)| names.iter());
+        for name in SELDOM.iter().chain(needy) {
             assert!(ALL.iter().any(|scenario| scenario.name == *name), "{name}");
         }
     }

@@ -8,7 +8,7 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::bed::parts::{GATEWAY, PROMETHEUS};
+use crate::bed::parts::{GATEWAY, PROMETHEUS, SECOND_GATEWAY};
 use crate::bed::process::Process;
 use crate::bed::{Bed, Namespace};
 use crate::load::{Load, Mark, Report};
@@ -49,6 +49,35 @@ pub fn start_serin_with(bed: &Bed, more: &[&str]) -> Result<Process> {
     bed.start_serin(arguments.into_iter().chain(more.iter().copied()))
 }
 
+/// A gateway of the bed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gateway {
+    /// The one that every bed has.
+    Traefik,
+    /// Contour with Envoy; a story brings it up with [`Bed::start_second_gateway`].
+    Contour,
+}
+
+impl Gateway {
+    /// Name of the Gateway in namespace `gateway`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Traefik => "traefik",
+            Self::Contour => "contour",
+        }
+    }
+
+    /// Where requests enter.
+    #[must_use]
+    pub fn address(self) -> &'static str {
+        match self {
+            Self::Traefik => GATEWAY,
+            Self::Contour => SECOND_GATEWAY,
+        }
+    }
+}
+
 /// What differs from shop to shop; the rest is the same.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -63,6 +92,8 @@ pub struct Plan {
     pub replicas: u32,
     /// Whether Service and route are the user's own and visitors come before the canary, so that the take-over is under load too.
     pub own_route: bool,
+    /// Where its visitors come in.
+    pub gateway: Gateway,
     /// Kind of the target: a Deployment or a `DaemonSet`.
     pub kind: &'static str,
     /// Further fields of the app's container.
@@ -82,6 +113,7 @@ impl Default for Plan {
             rate: RATE,
             replicas: 2,
             own_route: false,
+            gateway: Gateway::Traefik,
             kind: "Deployment",
             container: json!({}),
             beside: Vec::new(),
@@ -96,6 +128,7 @@ pub struct Shop<'a> {
     pub host: String,
     pub load: Option<Load>,
     environment: Vec<(&'static str, &'static str)>,
+    gateway: Gateway,
     kind: &'static str,
     more_of_container: Value,
 }
@@ -112,6 +145,7 @@ impl<'a> Shop<'a> {
             host,
             load: None,
             environment: plan.environment.clone(),
+            gateway: plan.gateway,
             kind: plan.kind,
             more_of_container: plan.container.clone(),
         };
@@ -141,9 +175,9 @@ impl<'a> Shop<'a> {
             return Ok(());
         }
         self.bed
-            .wait_served(&self.host, Duration::from_secs(30))
+            .wait_served_at(self.gateway.address(), &self.host, Duration::from_secs(30))
             .await?;
-        self.load = Some(Load::start(GATEWAY, &self.host, rate)?);
+        self.load = Some(Load::start(self.gateway.address(), &self.host, rate)?);
         self.bed
             .wait(
                 "the first second of traffic",
@@ -170,7 +204,7 @@ impl<'a> Shop<'a> {
         json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "app"},
             "spec": {
-                "parentRefs": [{"name": "traefik", "namespace": "gateway"}],
+                "parentRefs": [{"name": self.gateway.name(), "namespace": "gateway"}],
                 "hostnames": [self.host],
                 "rules": [{"backendRefs": [{"name": "app", "port": 80}]}],
             },
@@ -233,7 +267,7 @@ impl<'a> Shop<'a> {
             "service": {
                 "port": 80,
                 "targetPort": 8080,
-                "gatewayRefs": [{"name": "traefik", "namespace": "gateway"}],
+                "gatewayRefs": [{"name": plan.gateway.name(), "namespace": "gateway"}],
                 "hosts": [self.host],
             },
             "analysis": analysis,

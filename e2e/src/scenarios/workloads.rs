@@ -12,6 +12,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use reqwest::header::{COOKIE, SET_COOKIE};
 use serde_json::{Value, json};
 
+use super::gates::Gates;
 use super::handover::measured;
 use super::shop::{self, INTERVAL, PATIENCE, Plan, RATE, Shop, flawless, only_failed};
 use crate::bed::Bed;
@@ -447,9 +448,13 @@ async fn wait_forgotten(shop: &Shop<'_>, cookie: &str) -> Result<()> {
 /// Session affinity: who has met a side stays on it, whatever the weights; after the run browsers are told to forget.
 pub async fn regulars(bed: &Bed) -> Result<()> {
     shop::serin(bed).await?;
+    // While the primary's pods are replaced, it answers with both versions: what is asked of affinity ends before that.
+    let gates = Gates::start().await?;
+    gates.close("promotion");
     let plan = Plan {
         analysis: json!({
             "interval": "5s", "threshold": 2, "stepWeight": 25, "maxWeight": 50,
+            "webhooks": gates.hook("confirm-promotion", "promotion"),
             "sessionAffinity": {"cookieName": "regular", "primaryCookieName": "regular-primary", "maxAge": 600},
         }),
         rate: 0.0,
@@ -461,6 +466,7 @@ pub async fn regulars(bed: &Bed) -> Result<()> {
     visitors.users = 150;
     visitors.cookies = true;
     shop.load = Some(Load::start_plan(&visitors)?);
+    let opened = shop.load()?.mark();
     shop.release("1.1.0").await?;
     let status = shop.wait_weight(50).await?;
     let cookie = |field: &str| status[field].as_str().unwrap_or_default().to_owned();
@@ -494,6 +500,9 @@ pub async fn regulars(bed: &Bed) -> Result<()> {
             "a visitor with {carried} stays on {version}, but was answered by {answers:?}"
         );
     }
+    shop.wait_phase("WaitingPromotion").await?;
+    let before = shop.load()?.report_since(opened);
+    gates.open("promotion");
     shop.wait_phase("Succeeded").await?;
     shop.wait_only("1.1.0").await?;
     let status = shop.status().await?;
@@ -516,7 +525,7 @@ pub async fn regulars(bed: &Bed) -> Result<()> {
         "no event carries a cookie's value: {events:?}"
     );
     let report = shop.close().await?;
-    let back = report
+    let back = before
         .switches
         .get(&("1.1.0".to_owned(), "1.0.0".to_owned()))
         .copied()
