@@ -72,8 +72,11 @@ const SELDOM: &[&str] = &[
     "api-trouble",
 ];
 
+/// Builds something, or finds it built.
+type Build = fn() -> Result<()>;
+
 /// What some stories need beside the bed, built before the bed is there, since it has no way out.
-const NEEDS: &[(fn() -> Result<()>, &[&str])] = &[
+const NEEDS: &[(Build, &[&str])] = &[
     (
         || tools::flagger().map(drop),
         &["from-flagger", "from-flagger-at-rest", "back-to-flagger"],

@@ -66,10 +66,9 @@ pub async fn mirrored(bed: &Bed) -> Result<()> {
     );
     let opened = shop.load()?.mark();
     shop.release("1.1.0").await?;
-    let copied = bed
+    let rate = bed
         .wait("copies to reach the new release", PATIENCE, async || {
-            let rate = bed.query(&copies).await?;
-            Ok(rate.filter(|rate| *rate > RATE / 2.0))
+            Ok(bed.query(&copies).await?.filter(|rate| *rate > RATE / 2.0))
         })
         .await?;
     ensure!(
@@ -100,7 +99,7 @@ pub async fn mirrored(bed: &Bed) -> Result<()> {
         "no visitor may meet a release that is only sent copies:\n{bad}"
     );
     println!(
-        "        {copied:.0} copies a second of {RATE:.0} requests; a release that fails every request met nobody"
+        "        {rate:.0} copies a second of {RATE:.0} requests; a release that fails every request met nobody"
     );
     flawless(&shop.close().await?)
 }
