@@ -699,3 +699,72 @@ fn every_example_is_listed() {
         );
     }
 }
+
+/// The YAML of a page: each block's first line and text.
+fn yaml_blocks(text: &str) -> Vec<(usize, String)> {
+    let mut blocks = Vec::new();
+    let mut block: Option<(usize, String)> = None;
+    for (number, line) in text.lines().enumerate() {
+        if let Some((_, inside)) = &mut block {
+            if line.starts_with("```") {
+                blocks.extend(block.take());
+            } else {
+                inside.push_str(line);
+                inside.push('\n');
+            }
+        } else if line == "```yaml" {
+            block = Some((number + 1, String::new()));
+        }
+    }
+    blocks
+}
+
+/// A part of a Canary, `analysis:` or `spec:`, made whole.
+fn whole(part: &Value) -> Value {
+    let mut canary = serde_json::json!({
+        "apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": {"name": "shop", "namespace": "test"},
+        "spec": {
+            "provider": "gatewayapi:v1",
+            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "shop"},
+            "service": {"port": 80, "gatewayRefs": [{"name": "public", "namespace": "infra"}]},
+            "analysis": {"interval": "1m", "threshold": 3, "stepWeight": 10, "metrics": [{"name": "request-success-rate", "thresholdRange": {"min": 99}}]},
+        },
+    });
+    if let Some(spec) = part["spec"].as_object() {
+        for (key, value) in spec {
+            canary["spec"][key] = value.clone();
+        }
+    }
+    if part["analysis"].is_object() {
+        canary["spec"]["analysis"] = part["analysis"].clone();
+    }
+    canary
+}
+
+#[test]
+fn lint_finds_no_error_in_the_yaml_of_the_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut checked = 0;
+    for file in files_below(&root().join("docs"), "md") {
+        for (line, block) in yaml_blocks(&fs::read_to_string(&file).unwrap()) {
+            let object: Value = serde_saphyr::from_str(&block)
+                .unwrap_or_else(|error| panic!("{}:{line}: {error}", file.display()));
+            let object = match object["apiVersion"].as_str() {
+                Some("flagger.app/v1beta1") => object,
+                Some(_) => continue,
+                None => whole(&object),
+            };
+            let path = folder.path().join("block.yaml");
+            fs::write(&path, object.to_string()).unwrap();
+            let output = std::process::Command::new(env!("CARGO_BIN_EXE_serin"))
+                .arg("lint")
+                .arg(&path)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{}:{line}: {said}", file.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 8, "only {checked} blocks found");
+}

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bed::process::{exit_code, tail};
-use crate::bed::{Bed, BedOptions, namespace, pki, state_folder};
+use crate::bed::{Bed, BedOptions, beside, namespace, pki, state_folder};
 use crate::tools;
 
 /// How long a bed may take to come up.
@@ -163,7 +163,7 @@ pub async fn down(arguments: Name) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a command inside a bed, with its kubeconfig, kubectl and helm at hand.
+/// Runs a command inside a bed, with its kubeconfig, kubectl, helm and serin at hand.
 pub fn exec(arguments: &ExecArguments) -> Result<ExitCode> {
     let name = &arguments.bed.name;
     let state = state_folder(name)?;
@@ -178,6 +178,7 @@ pub fn exec(arguments: &ExecArguments) -> Result<ExitCode> {
         .map(Path::to_path_buf)
         .into_iter()
         .collect();
+    folders.extend(beside("serin")?.parent().map(Path::to_path_buf));
     folders.extend(std::env::split_paths(&own));
     let status = namespace::enter(inner)
         .args(&arguments.command)

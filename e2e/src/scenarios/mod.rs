@@ -13,6 +13,7 @@ mod rollouts;
 mod serin_starts;
 pub mod shop;
 mod strategies;
+mod tutorial;
 mod workloads;
 
 use anyhow::Result;
@@ -323,6 +324,12 @@ pub const ALL: &[Scenario] = &[
         "installed",
         installed::installed,
         "installed by Helm, run as pods under the restricted profile, with not one right too many or too few"
+    ),
+    scenario!(
+        Alone,
+        "tutorial",
+        tutorial::run,
+        "every command of docs/tutorial.md, as a newcomer types them, says what the page says"
     ),
     scenario!(
         Alone,
