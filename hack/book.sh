@@ -17,6 +17,8 @@ git ls-files -z -- '*.md' docs examples LICENSE | while IFS= read -r -d '' file;
     mkdir -p "$source/$(dirname "$file")"
     cp "$file" "$source/$file"
 done
+# mdBook calls the page of a README index, and has a page of its own for the table of contents.
+find "$source" -name '*.md' -exec sed -i -E 's#\]\(([^):]*)README\.md#](\1index.md#g; s#\]\(docs/SUMMARY\.md\)#](toc.html)#g' {} +
 # Paths of the table of contents count from the root there.
 sed -E 's#\]\(\.\./#](ROOT/#; s#\]\(([^R][^)]*)\)#](docs/\1)#; s#\]\(ROOT/#](#' docs/SUMMARY.md >"$source/SUMMARY.md"
 rm "$source/docs/SUMMARY.md"
