@@ -2,6 +2,7 @@
 """Draws a captured terminal screen as SVG, colours included.
 
 usage, while the demo runs in a tmux window:  tmux capture-pane -ep | hack/terminal-svg.py > docs/images/demo.svg
+hack/pictures.sh makes the other pictures. An argument is the width in columns at which longer lines go on below.
 """
 import re
 import sys
@@ -18,12 +19,13 @@ def spans(line):
     for piece in re.split(r"(\x1b\[[0-9;]*m)", line):
         code = re.fullmatch(r"\x1b\[([0-9;]*)m", piece)
         if not code:
-            if piece.strip():
-                style = {"fill": colour or (DIM if dim else TEXT)}
-                if bold:
-                    style["font-weight"] = "bold"
-                yield column, piece, style
-            column += len(piece)
+            for part in re.findall(r"█+|░+|─+|[^█░─]+", piece):
+                if part.strip():
+                    style = {"fill": colour or (DIM if dim else TEXT)}
+                    if bold:
+                        style["font-weight"] = "bold"
+                    yield column, part, style
+                column += len(part)
             continue
         for number in code[1].split(";"):
             if number in ("", "0"):
@@ -38,8 +40,30 @@ def spans(line):
                 colour = COLOURS[number]
 
 
+def folded(line, columns):
+    """The line in pieces of at most so many columns, colours going on in the next."""
+    pieces, width, colours = [""], 0, ""
+    for piece in re.findall(r"\x1b\[[0-9;]*m|.", line):
+        if piece.startswith("\x1b"):
+            colours = "" if piece == "\x1b[0m" else colours + piece
+        else:
+            if width == columns:
+                # At a space, if there is one not far away.
+                head, space, tail = pieces[-1].rpartition(" ")
+                if not space or len(tail) > 30:
+                    head, tail = pieces[-1], ""
+                pieces[-1] = head
+                pieces.append("    " + colours + tail)
+                width = 4 + len(re.sub(r"\x1b\[[0-9;]*m", "", tail))
+            width += 1
+        pieces[-1] += piece
+    return pieces
+
+
 def main():
-    lines = sys.stdin.read().rstrip().split("\n")
+    lines = sys.stdin.read().replace("\r", "").rstrip().split("\n")
+    if len(sys.argv) > 1:
+        lines = [piece for line in lines for piece in folded(line, int(sys.argv[1]))]
     bare = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
     width = max(map(len, bare)) * WIDTH + 2 * MARGIN
     height = len(lines) * HEIGHT + 2 * MARGIN

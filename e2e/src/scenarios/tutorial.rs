@@ -1,5 +1,6 @@
 //! `docs/tutorial.md` as a newcomer follows it: every command of its `console` blocks is typed into one shell, in order, and what it says
 //! is compared with what the page says. On the page `…` stands for any text, and a line of `…` alone for any lines.
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -177,7 +178,7 @@ pub async fn run(bed: &Bed) -> Result<()> {
                 )
             })??;
         let said_text = said.join("\n");
-        transcript.push_str(&format!("$ {}\n{said_text}\n", step.command));
+        writeln!(transcript, "$ {}\n{said_text}", step.command)?;
         std::fs::write(bed.state().join("tutorial.txt"), &transcript)?;
         ensure!(
             code == 0,
