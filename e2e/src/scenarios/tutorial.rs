@@ -229,7 +229,10 @@ mod tests {
     fn a_line_of_dots_stands_for_any_lines() {
         let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(compare(&lines("…\nb\n…"), &lines("a\nb\nc")), Ok(()));
-        assert_eq!(compare(&lines("…\nb"), &lines("a\nb\nc")), Err("the end of the output"));
+        assert_eq!(
+            compare(&lines("…\nb"), &lines("a\nb\nc")),
+            Err("the end of the output")
+        );
         assert_eq!(compare(&lines("a\nc"), &lines("a\nb")), Err("c"));
         assert_eq!(compare(&[], &[]), Ok(()));
     }
