@@ -37,9 +37,8 @@ fn generated(name: &str, expected: &str) {
 }
 
 /// The same for what stands between two marks of a page that people write.
-fn generated_part(name: &str, part: &str, expected: &str) {
-    let begin =
-        format!("<!-- {part}: written by `make docs-reference` from src/rollout/reasons.rs -->\n");
+fn generated_part(name: &str, part: &str, source: &str, expected: &str) {
+    let begin = format!("<!-- {part}: written by `make docs-reference` from {source} -->\n");
     let end = format!("<!-- end of {part} -->\n");
     let text = page(name);
     let (head, rest) = text.split_once(&begin).unwrap();
@@ -439,8 +438,40 @@ fn the_reasons_are_those_of_the_code() {
                 table
             },
         );
-        generated_part("docs/status.md", part, &table);
+        generated_part("docs/status.md", part, "src/rollout/reasons.rs", &table);
     }
+}
+
+// ---- scenarios
+
+#[test]
+fn the_reference_of_scenarios_is_their_table() {
+    let source = page("e2e/src/scenarios/mod.rs");
+    let seldom = source
+        .split_once("const SELDOM")
+        .and_then(|(_, rest)| rest.split_once("];"))
+        .unwrap()
+        .0;
+    let row =
+        regex::Regex::new(r#"scenario!\(\s*(\w+),\s*"([^"]+)",\s*[\w:]+,\s*"([^"]+)",?\s*\)"#)
+            .unwrap();
+    let mut table = String::from("| scenario | what holds when it passes |\n|---|---|\n");
+    for found in row.captures_iter(&source) {
+        let (name, title) = (&found[2], &found[3]);
+        let star = if seldom.contains(&format!("\"{name}\"")) {
+            " *"
+        } else {
+            ""
+        };
+        let _ = writeln!(table, "| `{name}`{star} | {} |", cell(title));
+    }
+    assert!(table.lines().count() > 30, "{table}");
+    generated_part(
+        "docs/testing.md",
+        "scenarios",
+        "e2e/src/scenarios/mod.rs",
+        &table,
+    );
 }
 
 // ---- annotations and labels
@@ -767,4 +798,44 @@ fn lint_finds_no_error_in_the_yaml_of_the_pages() {
         }
     }
     assert!(checked > 8, "only {checked} blocks found");
+}
+
+#[test]
+fn flags_and_values_that_the_pages_name_exist() {
+    let mut command = serin::cli::command();
+    command.build();
+    let known: BTreeSet<String> = command
+        .get_subcommands()
+        .flat_map(Command::get_arguments)
+        .filter_map(|argument| argument.get_long().map(str::to_owned))
+        .collect();
+    let schema: Value = serde_json::from_str(&page("charts/serin/values.schema.json")).unwrap();
+    // A long flag with one dash is one of the controller's; `--set` is Helm's.
+    let flag = regex::Regex::new(r"[` ]-([a-z]+(?:-[a-z]+)+)").unwrap();
+    let value = regex::Regex::new(r"--set '?([A-Za-z.]+)=").unwrap();
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for file in pages() {
+        let text = fs::read_to_string(&file).unwrap();
+        let name = file.strip_prefix(root()).unwrap().display().to_string();
+        for found in flag.captures_iter(&text) {
+            seen += 1;
+            if !known.contains(&found[1]) {
+                wrong.push(format!("{name}: -{}", &found[1]));
+            }
+        }
+        for found in value.captures_iter(&text) {
+            seen += 1;
+            let path = found[1].replace('.', "/properties/");
+            if schema.pointer(&format!("/properties/{path}")).is_none() {
+                wrong.push(format!("{name}: --set {}", &found[1]));
+            }
+        }
+    }
+    assert!(seen > 30, "only {seen} found");
+    assert!(
+        wrong.is_empty(),
+        "these do not exist:\n{}",
+        wrong.join("\n")
+    );
 }
