@@ -141,6 +141,12 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!(
         Shared,
+        "last-words",
+        rollouts::last_words,
+        "why pods crashed or had no image stays in status and events when they are gone"
+    ),
+    scenario!(
+        Shared,
         "change-of-mind",
         rollouts::change_of_mind,
         "a newer revision in mid-run restarts the analysis and is the one that is promoted"

@@ -116,6 +116,49 @@ pub async fn never_ready(bed: &Bed) -> Result<()> {
     flawless(&shop.close().await?)
 }
 
+/// Pods that crash, and pods whose image is not to be had: what they said is kept for those who come when they are gone.
+pub async fn last_words(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let plan = Plan {
+        spec: json!({"progressDeadlineSeconds": 12}),
+        ..Plan::default()
+    };
+    let shop = Shop::open(bed, "last-words", plan).await?;
+    shop.release_with("1.4.0", &[("CRASH_AFTER_MS", "200")])
+        .await?;
+    told_after_the_end(&shop, &["CrashLoopBackOff", "exit code 1"]).await?;
+    shop.release("missing").await?;
+    told_after_the_end(&shop, &["ImagePullBackOff"]).await?;
+    flawless(&shop.close().await?)
+}
+
+/// Waits until a run that is about to begin has failed and its pods are gone, and looks for these words in its cause and in an event.
+async fn told_after_the_end(shop: &Shop<'_>, words: &[&str]) -> Result<()> {
+    shop.wait_phase("Progressing").await?;
+    let canary = shop.wait_phase("Failed").await?;
+    let cause = canary.data["status"]["history"]
+        .as_array()
+        .and_then(|runs| runs.last())
+        .map(|run| run["cause"].to_string())
+        .unwrap_or_default();
+    shop.bed
+        .wait("the failed pods to be gone", PATIENCE, async || {
+            Ok((shop.replicas("app").await? == 0).then_some(()))
+        })
+        .await?;
+    let events = shop.events().await?;
+    for word in words {
+        ensure!(cause.contains(word), "the cause says {word}: {cause}");
+        ensure!(
+            events
+                .iter()
+                .any(|event| event.starts_with("Pods of app") && event.contains(word)),
+            "an event says {word}: {events:#?}"
+        );
+    }
+    Ok(())
+}
+
 /// (d) A newer revision in mid-run: the analysis restarts on it, and it is the one that is promoted.
 pub async fn change_of_mind(bed: &Bed) -> Result<()> {
     shop::serin(bed).await?;
