@@ -12,7 +12,7 @@ mod facts;
 mod history;
 mod list;
 mod say;
-mod screen;
+pub(in crate::cli) mod screen;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;

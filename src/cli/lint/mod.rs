@@ -11,6 +11,7 @@ mod source;
 mod tests;
 
 use super::ask::exit;
+use super::ask::screen::{Style, Tone};
 use anyhow::Context;
 use checks::{Finding, Manifest, Setting, Severity};
 use clap::{Args, ValueEnum};
@@ -62,7 +63,7 @@ pub fn run(arguments: &LintArguments) -> anyhow::Result<u8> {
         gather(path, &mut texts)?;
     }
     let found = lint(&texts, &arguments.namespace, &setting);
-    let text = told(&found, texts.len(), arguments.output);
+    let text = told(&found, texts.len(), arguments.output, Style::of_output());
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
         _ => {}
@@ -154,7 +155,7 @@ fn items(node: Node) -> Vec<Node> {
     }
 }
 
-fn told(found: &[Finding], files: usize, format: Format) -> String {
+fn told(found: &[Finding], files: usize, format: Format, style: Style) -> String {
     let mut text = String::new();
     for one in found {
         let what = match (one.field.as_str(), one.object.as_str()) {
@@ -165,12 +166,15 @@ fn told(found: &[Finding], files: usize, format: Format) -> String {
         let line = match format {
             Format::Json => continue,
             Format::Text => format!(
-                "{}:{}:{}: {}[{}]: {what}",
-                one.file,
-                one.line,
-                one.column,
-                word(one.severity),
-                one.rule
+                "{} {} {what}",
+                style.paint(
+                    Tone::Faint,
+                    &format!("{}:{}:{}:", one.file, one.line, one.column)
+                ),
+                style.paint(
+                    tone(one.severity),
+                    &format!("{}[{}]:", word(one.severity), one.rule)
+                ),
             ),
             Format::Github => format!(
                 "::{} file={},line={},col={},title=serin {}::{}",
@@ -204,10 +208,21 @@ fn told(found: &[Finding], files: usize, format: Format) -> String {
     match format {
         Format::Json => format!("{:#}\n", json!(found)),
         Format::Text => {
-            let count = |severity| found.iter().filter(|one| one.severity == severity).count();
+            let some = |count: usize, what: &str| {
+                format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+            };
+            let count = |severity| {
+                let count = found.iter().filter(|one| one.severity == severity).count();
+                let tone = if count == 0 {
+                    Tone::Plain
+                } else {
+                    tone(severity)
+                };
+                style.paint(tone, &some(count, word(severity)))
+            };
             text + &format!(
-                "{files} {}: {} errors, {} warnings, {} notes\n",
-                if files == 1 { "file" } else { "files" },
+                "{}: {}, {}, {}\n",
+                some(files, "file"),
                 count(Severity::Error),
                 count(Severity::Warning),
                 count(Severity::Note)
@@ -222,6 +237,14 @@ fn word(severity: Severity) -> &'static str {
         Severity::Error => "error",
         Severity::Warning => "warning",
         Severity::Note => "note",
+    }
+}
+
+fn tone(severity: Severity) -> Tone {
+    match severity {
+        Severity::Error => Tone::Bad,
+        Severity::Warning => Tone::Warning,
+        Severity::Note => Tone::Strong,
     }
 }
 

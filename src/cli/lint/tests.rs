@@ -44,7 +44,7 @@ fn every_slip_of_the_shop_is_found_at_its_place() {
         (Format::Github, "shop.github"),
         (Format::Azure, "shop.azure"),
     ] {
-        golden(name, &told(&found, 1, format));
+        golden(name, &told(&found, 1, format, Style::PLAIN));
     }
 }
 
