@@ -4,6 +4,7 @@ pub mod analysis;
 pub mod api;
 pub mod cli;
 pub mod controller;
+pub mod demo;
 pub mod hooks;
 pub mod object;
 pub mod providers;

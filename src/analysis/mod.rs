@@ -15,7 +15,7 @@ mod query;
 pub mod template;
 mod verdict;
 
-pub use builtin::{DurationUnit, OBSERVERS, Observer, metrics_provider, observer_for};
+pub use builtin::{DurationUnit, Names, OBSERVERS, Observer, metrics_provider, observer_for};
 pub use query::{
     Limits, MetricKind, MetricQuery, Origin, ProviderConfig, QueryProblem, REQUEST_DURATION,
     REQUEST_SUCCESS_RATE, SecretName, queries,

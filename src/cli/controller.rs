@@ -6,7 +6,7 @@ use crate::controller::{self, LeaseSettings, Options};
 use crate::rollout::Settings;
 use crate::workload::WorkloadSettings;
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, FromArgMatches};
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -221,6 +221,14 @@ impl ControllerArguments {
         Ok(())
     }
 
+    /// The options of a controller that is started with these flags inside of another command.
+    pub fn for_options(flags: &[&str]) -> anyhow::Result<Options> {
+        let command = Self::augment_args(clap::Command::new("controller").no_binary_name(true));
+        let arguments = Self::from_arg_matches(&command.try_get_matches_from(flags)?)?;
+        arguments.check_lease()?;
+        Ok(arguments.options(None))
+    }
+
     fn namespaces(&self) -> Vec<String> {
         not_empty(&self.namespace)
     }
@@ -307,6 +315,16 @@ fn start_logging(level: &str, encoding: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Chooses the cryptography of all TLS here.
+pub fn install_crypto() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::debug!("a crypto provider was installed before");
+    }
+}
+
 /// Runs the controller until a signal ends it.
 pub fn run(arguments: &ControllerArguments) -> anyhow::Result<()> {
     if arguments.print_version {
@@ -321,12 +339,7 @@ pub fn run(arguments: &ControllerArguments) -> anyhow::Result<()> {
             "these flags of Flagger are accepted and have no effect"
         );
     }
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
-        tracing::debug!("a crypto provider was installed before");
-    }
+    install_crypto();
     arguments.check_lease()?;
     let options = arguments.options(std::env::var("EVENT_WEBHOOK_URL").ok());
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -7,6 +7,7 @@ mod completion;
 mod controller;
 mod crd;
 mod credentials;
+mod demo;
 mod lint;
 mod migrate;
 mod rbac;
@@ -26,6 +27,7 @@ struct Arguments {
 }
 
 const EXAMPLES: &str = "Examples:
+  serin demo                                         see it without a cluster
   serin crd | kubectl apply --server-side -f -      install the custom resources
   serin controller -mesh-provider=gatewayapi:v1 -metrics-server=http://prometheus:9090
   serin controller -namespace=test -log-level=debug -zap-encoding=console
@@ -44,6 +46,8 @@ enum Command {
     Controller(Box<controller::ControllerArguments>),
     #[command(flatten)]
     Ask(ask::Ask),
+    /// See it before you have a cluster: the real controller on a simulated cluster, with real traffic on loopback.
+    Demo(demo::DemoArguments),
     /// Check Canaries, templates and what they refer to in files, before a cluster sees them.
     Lint(lint::LintArguments),
     /// Print the completion script of a shell; names of canaries are completed from the cluster.
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Lint(arguments) => return finished(lint::run(&arguments)),
         Command::Completion(arguments) => completion::run(&arguments, &command()),
         Command::Crd(arguments) => crd::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Rbac(arguments) => rbac::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),

@@ -176,6 +176,63 @@ pub fn merge_patch(live: &mut Value, patch: &Value) {
     }
 }
 
+/// Kubernetes' strategic merge patch: a merge patch whose lists of keyed elements are merged element by element. Of its directives the one
+/// that deletes an element or a map, and the one that replaces them whole, are carried out; those about order and retained keys are passed over.
+pub fn strategic_patch(live: &mut Value, patch: &Value) {
+    strategic_field("", live, patch);
+}
+
+fn strategic_field(field: &str, live: &mut Value, patch: &Value) {
+    match patch {
+        Value::Object(patch) => {
+            if !live.is_object() || patch.get("$patch").is_some_and(|word| word == "replace") {
+                *live = json!({});
+            }
+            let Some(map) = live.as_object_mut() else {
+                return;
+            };
+            for (key, value) in patch.iter().filter(|(key, _)| !key.starts_with('$')) {
+                if value.is_null() || value["$patch"] == "delete" {
+                    map.remove(key);
+                } else {
+                    strategic_field(key, map.entry(key.clone()).or_insert(Value::Null), value);
+                }
+            }
+        }
+        Value::Array(wanted) => {
+            let replaced = wanted.iter().any(|item| item["$patch"] == "replace");
+            let keys = if field == "conditions" {
+                Some(&["type"] as &[&str])
+            } else {
+                list_keys(field, wanted)
+            };
+            // Here a port is known by its number alone.
+            let keys = keys.map(|keys| &keys[..1]);
+            let (Some(keys), false) = (keys, replaced) else {
+                let kept = wanted.iter().filter(|item| item.get("$patch").is_none());
+                *live = Value::Array(kept.cloned().collect());
+                return;
+            };
+            let mut merged = live.as_array().cloned().unwrap_or_default();
+            for item in wanted {
+                let place = merged
+                    .iter()
+                    .position(|found| same_element(found, item, keys));
+                match place {
+                    Some(place) if item["$patch"] == "delete" => {
+                        merged.remove(place);
+                    }
+                    Some(place) => strategic_field("", &mut merged[place], item),
+                    None if item["$patch"] == "delete" => {}
+                    None => merged.push(item.clone()),
+                }
+            }
+            *live = Value::Array(merged);
+        }
+        scalar => *live = scalar.clone(),
+    }
+}
+
 /// RFC 6902, the operations that are in use. The error says which test failed or what is not there.
 pub fn json_patch(live: &mut Value, operations: &[Value]) -> Result<(), String> {
     for operation in operations {
@@ -212,7 +269,12 @@ pub fn json_patch(live: &mut Value, operations: &[Value]) -> Result<(), String> 
                         }
                         _ => return Err(format!("{path} is not there")),
                     },
-                    Value::Array(items) => items.push(operation["value"].clone()),
+                    Value::Array(items) => match key.parse::<usize>() {
+                        Ok(position) if position < items.len() => {
+                            items.insert(position, operation["value"].clone());
+                        }
+                        _ => items.push(operation["value"].clone()),
+                    },
                     _ => return Err(format!("{path} can't be changed")),
                 }
             }
@@ -305,6 +367,27 @@ mod tests {
         assert_eq!(
             live,
             json!({"containers": [{"name": "proxy"}, {"name": "app", "image": "a:2", "tty": true}], "rules": [3]})
+        );
+    }
+
+    #[test]
+    fn a_strategic_patch_merges_containers_and_variables_and_deletes_what_it_names() {
+        let mut live = json!({"spec": {"containers": [
+            {"name": "app", "image": "a:1", "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]},
+            {"name": "proxy", "image": "p:1"},
+        ], "args": ["x"]}});
+        strategic_patch(
+            &mut live,
+            &json!({"spec": {"$setElementOrder/containers": [{"name": "app"}], "args": ["y"], "containers": [
+                {"name": "app", "image": "a:2", "env": [{"name": "B", "$patch": "delete"}, {"name": "C", "value": "3"}]},
+                {"name": "proxy", "$patch": "delete"},
+            ]}}),
+        );
+        assert_eq!(
+            live,
+            json!({"spec": {"containers": [
+                {"name": "app", "image": "a:2", "env": [{"name": "A", "value": "1"}, {"name": "C", "value": "3"}]},
+            ], "args": ["y"]}})
         );
     }
 

@@ -14,9 +14,9 @@
 //! answers to own writes go into the cache, the newer version wins.
 
 pub mod invariants;
-mod merge;
+pub(crate) mod merge;
 pub mod mutant;
-mod random;
+pub(crate) mod random;
 mod replica;
 pub mod run;
 pub mod scenario;

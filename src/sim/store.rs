@@ -21,6 +21,8 @@ pub enum Hand {
     Cluster,
     /// The controller that ran the canary before.
     Flagger,
+    /// Somebody else, by the field manager's name.
+    Other(&'static str),
 }
 
 impl Hand {
@@ -31,6 +33,7 @@ impl Hand {
             Self::GitOps => "flux",
             Self::Cluster => "kube-controller-manager",
             Self::Flagger => "flagger",
+            Self::Other(name) => name,
         }
     }
 }
@@ -153,7 +156,7 @@ impl Store {
                     }
                 })
                 .map(Some),
-            Write::Delete { target, expect } => match self.delete(target, expect, by) {
+            Write::Delete { target, expect } => match self.delete(target, expect, by, now) {
                 Ok(()) | Err(Refusal::NotFound) => Ok(None),
                 Err(refusal) => Err(refusal),
             },
@@ -262,15 +265,21 @@ impl Store {
     }
 
     /// Deletes an object: at once, or where it has finalizers when the last of them is gone.
-    pub fn delete(&mut self, name: &ObjectRef, expect: &Expect, by: Hand) -> Result<(), Refusal> {
+    pub fn delete(
+        &mut self,
+        name: &ObjectRef,
+        expect: &Expect,
+        by: Hand,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
         let stored = self.objects.get(name).ok_or(Refusal::NotFound)?;
         check(name, &stored.object, expect)?;
         if has_finalizers(stored.object.value()) {
             let live = Arc::clone(&stored.object);
             let owned = Arc::clone(&stored.owned);
             let mut value = live.value().clone();
-            value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-            if value != *live.value() {
+            if value["metadata"]["deletionTimestamp"].is_null() {
+                value["metadata"]["deletionTimestamp"] = json!(whole_seconds(now));
                 self.keep(name, Some(&live), value, by, owned);
             }
             return Ok(());

@@ -704,8 +704,9 @@ impl World {
             })
             .map(|(name, _)| name.clone())
             .collect();
+        let now = self.stamp();
         for name in owned {
-            let _ = self.store.delete(&name, &Expect::Any, Hand::Cluster);
+            let _ = self.store.delete(&name, &Expect::Any, Hand::Cluster, now);
             if name.kind == kinds::HTTP_ROUTE {
                 self.at(self.gateway.lag, Event::RouteApplied);
             }
@@ -788,7 +789,8 @@ impl World {
             .get(&kinds::SERVICE.named(NAMESPACE, SERVICES[service]))
             .is_none()
         {
-            let _ = self.store.delete(&name, &Expect::Any, Hand::Cluster);
+            let now = self.stamp();
+            let _ = self.store.delete(&name, &Expect::Any, Hand::Cluster, now);
             return;
         }
         let pods: Vec<Value> = self.selected(service).map_or_else(Vec::new, |which| {
@@ -1011,7 +1013,10 @@ impl World {
             Act::Load(pods) => self.truth.load = pods,
             Act::DeleteCanary => {
                 self.truth.deleted_at = Some(now);
-                let _ = self.store.delete(&canary, &Expect::Any, Hand::User);
+                let stamp = self.stamp();
+                let _ = self
+                    .store
+                    .delete(&canary, &Expect::Any, Hand::User, stamp);
             }
             Act::Annotate => {
                 let names: Vec<ObjectRef> =

@@ -1,18 +1,6 @@
-//! `make demo`: one good and one bad release on a real cluster under real load, told live on one screen.
-//!
-//! ```text
-//!  story ──▶ DemoModel ──▶ render ──▶ terminal (redrawn) or pipe (lines with a time)
-//! ```
-//!
-//! The story watches the cluster and the load; the model is plain data; rendering is pure and has golden tests.
-mod model;
-mod render;
-mod screen;
+//! `make demo-cluster`: the story of [`serin::demo::story`] on a real cluster under real load. Story, model and screen are those of `serin demo`;
+//! here are the bed and the clients.
+mod crowd;
 mod stage;
-mod story;
 
-pub use model::{DemoModel, EventLine, Verdict, VerdictLine, VersionLine, Weights};
-pub use render::{PlainLog, render};
-pub use screen::Screen;
 pub use stage::{run, run_inside};
-pub use story::{Stage, tell};

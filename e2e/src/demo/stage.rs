@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
-use super::screen::Screen;
-use super::story::{Stage, tell};
+use serin::demo::Screen;
+use serin::demo::story::{self, Tempo};
+
+use super::crowd::BedCrowd;
 use crate::bed::parts::{GATEWAY, PROMETHEUS};
 use crate::bed::process::{Process, exit_code, tail};
 use crate::bed::{Bed, BedOptions, beside, namespace};
@@ -50,16 +52,14 @@ pub async fn run_inside() -> Result<ExitCode> {
 /// Tells the story while watching that the controller lives: its early end is what a viewer should hear of, not the wait that follows.
 async fn with_serin(bed: &Bed, mut serin: Process) -> Result<Report> {
     let log = serin.log().to_path_buf();
-    let stage = Stage {
-        client: bed.client(),
-        gateway: GATEWAY.to_owned(),
-    };
+    let client = bed.client();
+    let mut crowd = BedCrowd::new(GATEWAY);
     let mut screen = Screen::of_stdout();
-    let report = tokio::select! {
-        told = tell(&stage, &mut screen) => told?,
+    tokio::select! {
+        told = story::tell(&client, &mut crowd, Tempo::on_the_bed(), None, &mut screen) => told.map(drop)?,
         ended = serin.wait() => bail!("serin controller ended with {}; its log ends with:\n{}", ended?, tail(&log)),
-    };
+    }
     drop(screen);
     serin.stop().await?;
-    Ok(report)
+    crowd.report.context("the load was never started")
 }

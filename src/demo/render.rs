@@ -64,7 +64,8 @@ const FIXED: usize = 16;
 #[must_use]
 pub fn render(model: &DemoModel, width: usize, height: usize, colour: bool) -> String {
     let width = width.max(40);
-    let kept = (height.saturating_sub(FIXED) / 2).clamp(1, KEPT);
+    let fixed = FIXED + model.footer.len();
+    let kept = (height.saturating_sub(fixed) / 2).clamp(1, KEPT);
     let mut frame = Frame {
         text: String::new(),
         width,
@@ -157,6 +158,9 @@ pub fn render(model: &DemoModel, width: usize, height: usize, colour: bool) -> S
         ("", &format!("{} requests served, ", model.served)),
         (lost_style, &format!("{} lost", model.lost)),
     ]);
+    for line in &model.footer {
+        frame.line(&[(DIM, line)]);
+    }
     frame.text
 }
 
@@ -355,6 +359,7 @@ mod tests {
             ],
             served: 18_950,
             lost: 0,
+            footer: Vec::new(),
         }
     }
 

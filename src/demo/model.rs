@@ -69,6 +69,8 @@ pub struct DemoModel {
     pub served: u64,
     /// Requests that no version answered.
     pub lost: u64,
+    /// What one can do here, below everything else; not told in a pipe.
+    pub footer: Vec<String>,
 }
 
 impl DemoModel {
