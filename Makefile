@@ -20,12 +20,17 @@ SIMULATION = $(CARGO) run $(LOCKED) --quiet --profile simulation -p serin-simula
 MDBOOK := 0.5.4
 heading = @printf '\n== %s\n' '$(1)'
 
-.PHONY: help demo test e2e unit fmt fmt-check lint crds chart docs docs-reference image image-check bench sim mutants fuzz setup up down build clean tools-rust tools-bed
+.PHONY: help demo demo-cluster test e2e unit fmt fmt-check lint crds chart docs docs-reference image image-check bench sim mutants fuzz setup up down build clean tools-rust tools-bed
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
-demo: build ## Shows a good release promoted and a bad one rolled back, live in the terminal
+demo: tools-rust ## Shows a good release promoted and a bad one taken back on a simulated cluster, live in the terminal; needs Rust alone
+	$(call heading,build)
+	$(CARGO) build $(LOCKED) --package serin
+	@target/debug/serin demo $(ARGS)
+
+demo-cluster: build ## Shows the same on a real cluster with a real gateway and Prometheus
 	@$(E2E) demo
 
 test: fmt-check lint unit e2e ## Runs every check there is, in the order of their cost

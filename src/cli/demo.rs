@@ -40,14 +40,13 @@ const KEYS: [(u8, Wish); 5] = [
     (b'a', Wish::Abort),
     (b'q', Wish::Quit),
 ];
-const KEY_LINE: &str =
-    "r release   b release a broken one   p promote   a abort   q quit";
+const KEY_LINE: &str = "r release   b release a broken one   p promote   a abort   q quit";
 
 /// Runs the demo. The exit code is 0 where the good release was promoted, the broken one taken back and no request was lost.
 pub fn run(arguments: &DemoArguments) -> anyhow::Result<()> {
     if let Some(path) = &arguments.log {
-        let file = std::fs::File::create(path)
-            .with_context(|| format!("--log {}", path.display()))?;
+        let file =
+            std::fs::File::create(path).with_context(|| format!("--log {}", path.display()))?;
         tracing_subscriber::fmt()
             .with_writer(std::sync::Mutex::new(file))
             .with_ansi(false)
@@ -69,9 +68,16 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<()> {
 async fn play(arguments: &DemoArguments) -> anyhow::Result<()> {
     let stage = Stage::start(arguments.port).await?;
     let kubeconfig = stage.kubeconfig().display().to_string();
-    println!("This cluster is simulated; controller and HTTP traffic are real. KUBECONFIG={kubeconfig}");
-    println!("It listens on {} alone and ends with this program. Look into it from another terminal:", stage.api_url());
-    println!("  serin get --kubeconfig {kubeconfig}     kubectl --kubeconfig {kubeconfig} get canaries,deployments,pods");
+    println!(
+        "This cluster is simulated; controller and HTTP traffic are real. KUBECONFIG={kubeconfig}"
+    );
+    println!(
+        "It listens on {} alone and ends with this program. Look into it from another terminal:",
+        stage.api_url()
+    );
+    println!(
+        "  serin get --kubeconfig {kubeconfig}     kubectl --kubeconfig {kubeconfig} get canaries,deployments,pods"
+    );
     println!("  curl -H 'Host: {HOST}' {}/", stage.gateway_url());
 
     let screen = if arguments.plain {
@@ -100,7 +106,8 @@ async fn play(arguments: &DemoArguments) -> anyhow::Result<()> {
     let client = kube::Client::try_from(credentials.load().await?)
         .context("no client for the simulated cluster")?;
     let mut traffic = Traffic::new(&format!("{}/", stage.gateway_url()), HOST, RATE)?;
-    let keep = arguments.keep || terminal.is_some();
+    let by_hand = terminal.is_some();
+    let keep = arguments.keep || by_hand;
     let stop = CancellationToken::new();
     let controller =
         crate::controller::run(credentials.follow().await?, options(&stage)?, stop.clone());
@@ -115,9 +122,11 @@ async fn play(arguments: &DemoArguments) -> anyhow::Result<()> {
     // It ends running passes and sends what waits; the story is over, so it gets no longer than a moment.
     let _ = tokio::time::timeout(Duration::from_secs(1), controller).await;
     let tale = tale?;
-    println!("{}", tale.conclusion());
-    if tale.account.lost > 0 {
-        bail!("requests were lost, which should not happen");
+    if tale.lost_by_then > 0 {
+        bail!("{}, which should not happen", tale.account.conclusion());
+    }
+    if !tale.told && !by_hand {
+        bail!("ended before the two releases came to their end");
     }
     Ok(())
 }

@@ -139,7 +139,11 @@ impl Listener for TlsListener {
 /// A text that nobody can guess.
 #[must_use]
 pub fn secret() -> String {
-    format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())
+    format!(
+        "{:032x}{:032x}",
+        rand::random::<u128>(),
+        rand::random::<u128>()
+    )
 }
 
 /// A kubeconfig on disk, gone when this is dropped.
@@ -166,8 +170,7 @@ impl KubeconfigFile {
             "users": [{"name": "demo", "user": {"token": token}}],
             "contexts": [{"name": "serin-demo", "context": {"cluster": "serin-demo", "user": "demo", "namespace": namespace}}],
         });
-        let folder =
-            std::env::temp_dir().join(format!("serin-demo-{:08x}", rand::random::<u32>()));
+        let folder = std::env::temp_dir().join(format!("serin-demo-{:08x}", rand::random::<u32>()));
         DirBuilder::new().mode(0o700).create(&folder)?;
         let file = Self {
             path: folder.join("kubeconfig"),

@@ -147,7 +147,12 @@ mod tests {
         let now = jiff::Timestamp::UNIX_EPOCH;
         cluster.with(|store| {
             store
-                .create(&name, json!({"metadata": {"name": "a", "namespace": "demo"}}), Hand::User, now)
+                .create(
+                    &name,
+                    json!({"metadata": {"name": "a", "namespace": "demo"}}),
+                    Hand::User,
+                    now,
+                )
                 .unwrap();
         });
         assert_eq!(cluster.since(&kinds::CONFIG_MAP, 0).unwrap().0.len(), 1);

@@ -95,14 +95,19 @@ impl Table {
             let known = endpoints
                 .entry((name.namespace.clone(), service.to_owned()))
                 .or_default();
-            for endpoint in list(slice.value(), "endpoints") {
-                let address = endpoint["addresses"][0].as_str().unwrap_or_default();
-                if endpoint["conditions"]["ready"] == true
-                    && let Some(socket) = instances.address_of(address)
-                {
-                    known.push(socket);
-                }
-            }
+            let those = |condition: &'static str| -> Vec<SocketAddr> {
+                list(slice.value(), "endpoints")
+                    .filter(|endpoint| endpoint["conditions"][condition] == true)
+                    .filter_map(|endpoint| instances.address_of(endpoint["addresses"][0].as_str()?))
+                    .collect()
+            };
+            let ready = those("ready");
+            // Where all are on their way out, they still serve, as with kube-proxy.
+            known.extend(if ready.is_empty() {
+                those("serving")
+            } else {
+                ready
+            });
         }
         let mut rules = Vec::new();
         for (_, _, route) in store.of_kind(&kinds::HTTP_ROUTE) {
@@ -215,10 +220,8 @@ impl Asked<'_> {
                 .get(text(parameter, "name"))
                 .is_some_and(|value| says(parameter, value))
         });
-        let fits = path
-            && headers
-            && query
-            && method.is_none_or(|method| method == self.method.as_str());
+        let fits =
+            path && headers && query && method.is_none_or(|method| method == self.method.as_str());
         fits.then(|| {
             (
                 exact,
@@ -321,7 +324,12 @@ async fn pass(State(gateway): State<Arc<Gateway>>, request: Request) -> Response
         .headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
-        .map(|host| host.split(':').next().unwrap_or_default().to_ascii_lowercase())
+        .map(|host| {
+            host.split(':')
+                .next()
+                .unwrap_or_default()
+                .to_ascii_lowercase()
+        })
         .unwrap_or_default();
     let query = head
         .uri
@@ -347,17 +355,22 @@ async fn pass(State(gateway): State<Arc<Gateway>>, request: Request) -> Response
     let mut headers = head.headers.clone();
     without_hops(&mut headers);
     for filters in [&rule.filters, &backend.filters] {
-        modify(&mut headers, filters, "RequestHeaderModifier", "requestHeaderModifier");
+        modify(
+            &mut headers,
+            filters,
+            "RequestHeaderModifier",
+            "requestHeaderModifier",
+        );
     }
     let path = head
         .uri
         .path_and_query()
         .map_or("/", axum::http::uri::PathAndQuery::as_str);
-    let mut answer = match forward(&gateway.client, &head.method, endpoint, path, headers, body).await
-    {
-        Ok(answer) => answer,
-        Err(_) => return (StatusCode::BAD_GATEWAY, "no answer\n").into_response(),
-    };
+    let mut answer =
+        match forward(&gateway.client, &head.method, endpoint, path, headers, body).await {
+            Ok(answer) => answer,
+            Err(_) => return (StatusCode::BAD_GATEWAY, "no answer\n").into_response(),
+        };
     for filters in [&rule.filters, &backend.filters] {
         modify(
             answer.headers_mut(),
@@ -417,14 +430,21 @@ mod tests {
         let path = |of_type: &str, value: &str| json!({"path": {"type": of_type, "value": value}});
         assert!(fits(&Value::Null, &[]).is_some());
         assert!(fits(&path("PathPrefix", "/shop"), &[]).is_some());
-        assert!(fits(&path("PathPrefix", "/sh"), &[]).is_none(), "whole elements only");
+        assert!(
+            fits(&path("PathPrefix", "/sh"), &[]).is_none(),
+            "whole elements only"
+        );
         assert!(fits(&path("Exact", "/shop"), &[]).is_none());
         assert!(fits(&json!({"method": "POST"}), &[]).is_none());
         assert!(fits(&json!({"queryParams": [{"name": "a", "value": "1"}]}), &[]).is_some());
-        let user = json!({"headers": [{"name": "X-User", "type": "RegularExpression", "value": "b.*"}]});
+        let user =
+            json!({"headers": [{"name": "X-User", "type": "RegularExpression", "value": "b.*"}]});
         assert!(fits(&user, &[("x-user", "bob")]).is_some());
         assert!(fits(&user, &[("x-user", "alice")]).is_none() && fits(&user, &[]).is_none());
-        assert!(fits(&user, &[("x-user", "bob")]) > fits(&Value::Null, &[]), "A/B before the rest");
+        assert!(
+            fits(&user, &[("x-user", "bob")]) > fits(&Value::Null, &[]),
+            "A/B before the rest"
+        );
     }
 
     #[test]
@@ -438,10 +458,22 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("a", "1".parse().unwrap());
         headers.insert("b", "1".parse().unwrap());
-        let filters = [json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": {
-            "set": [{"name": "a", "value": "2"}], "add": [{"name": "Set-Cookie", "value": "c=1"}], "remove": ["b"]}})];
-        modify(&mut headers, &filters, "ResponseHeaderModifier", "responseHeaderModifier");
-        modify(&mut headers, &filters, "RequestHeaderModifier", "requestHeaderModifier");
+        let filters = [
+            json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": {
+            "set": [{"name": "a", "value": "2"}], "add": [{"name": "Set-Cookie", "value": "c=1"}], "remove": ["b"]}}),
+        ];
+        modify(
+            &mut headers,
+            &filters,
+            "ResponseHeaderModifier",
+            "responseHeaderModifier",
+        );
+        modify(
+            &mut headers,
+            &filters,
+            "RequestHeaderModifier",
+            "requestHeaderModifier",
+        );
         assert_eq!(headers["a"], "2");
         assert_eq!(headers["set-cookie"], "c=1");
         assert!(!headers.contains_key("b"));

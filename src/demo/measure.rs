@@ -173,7 +173,10 @@ fn understood(query: &str) -> Option<Question> {
         return Some(Question::One);
     }
     let http = observer_for("gatewayapi:v1");
-    let forms: [(fn(&Observer, Names<'_>, &str) -> String, fn(Pods) -> Question); 2] = [
+    let forms: [(
+        fn(&Observer, Names<'_>, &str) -> String,
+        fn(Pods) -> Question,
+    ); 2] = [
         (Observer::success_rate, Question::SuccessRate),
         (Observer::duration, Question::Duration),
     ];
@@ -393,8 +396,14 @@ mod tests {
             interval: Duration::from_secs(3),
         };
         let success = http.success_rate(NAMES, "3s");
-        assert_eq!(understood(&success), Some(Question::SuccessRate(pods.clone())));
-        assert_eq!(understood(&http.duration(NAMES, "3s")), Some(Question::Duration(pods)));
+        assert_eq!(
+            understood(&success),
+            Some(Question::SuccessRate(pods.clone()))
+        );
+        assert_eq!(
+            understood(&http.duration(NAMES, "3s")),
+            Some(Question::Duration(pods))
+        );
         assert_eq!(understood("vector(1)"), Some(Question::One));
         assert_eq!(understood(&success.replace("* 100", "* 99")), None);
         assert_eq!(understood("sum(up)"), None);
@@ -431,18 +440,34 @@ mod tests {
         let begin = Instant::now();
         tokio::time::advance(Duration::from_secs(2)).await;
         let now = Instant::now();
-        for (pod, good, bad) in [("shop-6d5f9c-x2x4z", 95.0, 5.0), ("shop-primary-6d5f9c-a", 0.0, 50.0)] {
-            let series = Series(VecDeque::from([(begin, page(0.0, 0.0)), (now, page(good, bad))]));
+        for (pod, good, bad) in [
+            ("shop-6d5f9c-x2x4z", 95.0, 5.0),
+            ("shop-primary-6d5f9c-a", 0.0, 50.0),
+        ] {
+            let series = Series(VecDeque::from([
+                (begin, page(0.0, 0.0)),
+                (now, page(good, bad)),
+            ]));
             samples.lock().insert(("demo".into(), pod.into()), series);
         }
-        let names = Names { target: "shop", ..NAMES };
+        let names = Names {
+            target: "shop",
+            ..NAMES
+        };
         let http = observer_for("gatewayapi:v1");
         let ask = |query: String| samples.evaluate(&understood(&query).unwrap(), now);
         assert_eq!(ask(http.success_rate(names, "3s")), Some(95.0));
         let p99 = ask(http.duration(names, "3s")).unwrap();
         assert!((0.09..0.1).contains(&p99), "{p99}");
-        assert_eq!(ask(http.success_rate(names, "1s")), None, "one sample says nothing");
-        let nobody = Names { target: "cart", ..NAMES };
+        assert_eq!(
+            ask(http.success_rate(names, "1s")),
+            None,
+            "one sample says nothing"
+        );
+        let nobody = Names {
+            target: "cart",
+            ..NAMES
+        };
         assert_eq!(ask(http.success_rate(nobody, "3s")), None);
     }
 }

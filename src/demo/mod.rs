@@ -15,8 +15,8 @@
 //! out, and the modules say what.
 
 mod access;
-pub mod app;
 mod apiserver;
+pub mod app;
 mod cluster;
 mod gateway;
 mod measure;

@@ -46,6 +46,17 @@ pub struct Account {
     pub versions: Vec<VersionLine>,
 }
 
+impl Account {
+    /// How it went, in one sentence.
+    #[must_use]
+    pub fn conclusion(&self) -> String {
+        match self.lost {
+            0 => format!("{} requests served, none was lost", self.served),
+            lost => format!("{lost} of {} requests were lost", self.served + lost),
+        }
+    }
+}
+
 /// Clients who send requests to the shop, and account for each.
 pub trait Crowd {
     /// Begins to send.
@@ -146,20 +157,8 @@ pub struct Tale {
     pub account: Account,
     /// Both releases came to their end: the good one promoted, the broken one taken back. False where somebody took over or left before.
     pub told: bool,
-}
-
-impl Tale {
-    /// How it went, in one sentence.
-    #[must_use]
-    pub fn conclusion(&self) -> String {
-        match self.account.lost {
-            0 => format!("{} requests served, none was lost", self.account.served),
-            lost => format!(
-                "{lost} of {} requests were lost",
-                self.account.served + lost
-            ),
-        }
-    }
+    /// How many requests were lost until then. What comes after is the doing of those who play.
+    pub lost_by_then: u64,
 }
 
 /// Tells the story on the screen. Whoever has the other end of `wishes` can take over at any time.
@@ -180,10 +179,20 @@ pub async fn tell<C: Crowd>(
         Err(Turn::Error(error)) => return Err(error),
     };
     let told = wish.is_none();
+    let lost_by_then = teller.crowd.account().lost;
     if wish != Some(Wish::Quit) && (tempo.keep || wish.is_some()) {
         teller.improvise(wish).await?;
     }
-    teller.end(told).await
+    let account = teller.end().await?;
+    Ok(Tale {
+        lost_by_then: if told && !tempo.keep {
+            account.lost
+        } else {
+            lost_by_then
+        },
+        account,
+        told,
+    })
 }
 
 /// Why the script is left.
@@ -273,14 +282,14 @@ impl<'a, C: Crowd> Teller<'a, C> {
         let rest = self.tempo.rest;
         self.headline("1.0.0 is set up: its primary and its route come into being");
         self.apply("1.0.0", "0").await?;
-        self.until("the canary to be Initialized", |model| {
-            model.phase == "Initialized"
-        })
-        .await?;
         self.until_served().await?;
         self.crowd.start()?;
         self.sending = true;
         self.headline(&format!("1.0.0 serves {RATE} requests/s"));
+        self.until("the canary to be Initialized", |model| {
+            model.phase == "Initialized"
+        })
+        .await?;
         self.watch_for(rest).await?;
 
         self.headline("1.1.0 is released: a good one");
@@ -501,15 +510,14 @@ impl<'a, C: Crowd> Teller<'a, C> {
         }
     }
 
-    async fn end(mut self, told: bool) -> Result<Tale, StoryError> {
+    async fn end(mut self) -> Result<Account, StoryError> {
         let account = self.crowd.stop().await;
-        let tale = Tale { account, told };
         self.model.elapsed = self.begun.elapsed();
-        self.model.served = tale.account.served;
-        self.model.lost = tale.account.lost;
-        self.model.headline = tale.conclusion();
+        self.model.served = account.served;
+        self.model.lost = account.lost;
+        self.model.headline = account.conclusion();
         self.screen.show(&self.model)?;
-        Ok(tale)
+        Ok(account)
     }
 }
 
@@ -616,7 +624,10 @@ mod tests {
             container["env"],
             json!([{"name": "VERSION", "value": "1.2.0"}, {"name": "ERROR_RATE", "value": "5%"}, {"name": "DELAY_MS", "value": "5"}])
         );
-        assert_eq!(objects[2].data, manifests("1.0.0", "0", Tempo::on_the_bed()).unwrap()[2].data);
+        assert_eq!(
+            objects[2].data,
+            manifests("1.0.0", "0", Tempo::on_the_bed()).unwrap()[2].data
+        );
     }
 
     #[test]
@@ -668,15 +679,12 @@ mod tests {
     #[test]
     fn the_conclusion_admits_a_loss() {
         assert_eq!(
-            Tale::default().conclusion(),
+            Account::default().conclusion(),
             "0 requests served, none was lost"
         );
-        let lossy = Tale {
-            account: Account {
-                lost: 3,
-                ..Account::default()
-            },
-            told: true,
+        let lossy = Account {
+            lost: 3,
+            ..Account::default()
         };
         assert_eq!(lossy.conclusion(), "3 of 3 requests were lost");
     }

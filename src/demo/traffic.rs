@@ -77,7 +77,12 @@ impl Traffic {
             .await
             .ok()?;
         let failed = answer.status().is_server_error();
-        let version = answer.headers().get(VERSION_HEADER)?.to_str().ok()?.to_owned();
+        let version = answer
+            .headers()
+            .get(VERSION_HEADER)?
+            .to_str()
+            .ok()?
+            .to_owned();
         answer.bytes().await.ok()?;
         Some((version, failed))
     }
@@ -179,19 +184,21 @@ impl Book {
                 latencies.push(answer.latency);
             }
         }
-        let lines = versions.into_iter().map(|(version, (failed, mut latencies))| {
-            latencies.sort_unstable();
-            let all = latencies.len();
-            VersionLine {
-                version: version.to_owned(),
-                rate: all as f64 / WINDOW.as_secs_f64(),
-                error_rate: failed as f64 / all as f64,
-                p99: latencies
-                    .get((all * 99).div_ceil(100).saturating_sub(1))
-                    .copied()
-                    .unwrap_or_default(),
-            }
-        });
+        let lines = versions
+            .into_iter()
+            .map(|(version, (failed, mut latencies))| {
+                latencies.sort_unstable();
+                let all = latencies.len();
+                VersionLine {
+                    version: version.to_owned(),
+                    rate: all as f64 / WINDOW.as_secs_f64(),
+                    error_rate: failed as f64 / all as f64,
+                    p99: latencies
+                        .get((all * 99).div_ceil(100).saturating_sub(1))
+                        .copied()
+                        .unwrap_or_default(),
+                }
+            });
         Account {
             served: self.served,
             lost: self.lost,

@@ -1,8 +1,8 @@
 //! What Kubernetes' own controllers, the kubelet and the gateway's controller do, in real time: pods for Deployments and `DaemonSet`s (the
 //! simulation's [`Workload`]s), an app on loopback behind each pod, endpoints of Services, acceptance of routes, garbage collection.
 
-use super::app::{self, App, Behaviour};
 use super::apiserver::GATEWAY;
+use super::app::{self, App, Behaviour};
 use super::cluster::{Cluster, WORKLOADS};
 use crate::object::{Expect, Kind, Object, ObjectRef, kinds, short_digest};
 use crate::sim::random::Random;
@@ -191,21 +191,19 @@ impl World {
                 .workloads
                 .entry(name.clone())
                 .or_insert_with(|| Workload::new(Deployment::Target, nodes));
-            // A pod that somebody deleted is replaced.
-            let lost: Vec<u64> = workload
-                .pods
-                .iter()
-                .filter(|pod| {
-                    self.pods.get(&pod.id).is_some_and(|record| {
-                        store
-                            .get(&kinds::POD.named(&name.namespace, &record.name))
-                            .is_none()
-                    })
-                })
-                .map(|pod| pod.id)
-                .collect();
-            workload.pods.retain(|pod| !lost.contains(&pod.id));
-            let turns = workload.reconcile(object, now, &mut self.ids, &mut self.random);
+            // A pod that somebody deleted is replaced, and has its second to finish.
+            let mut turns = Turns::new();
+            for pod in workload.pods.iter_mut().filter(|pod| !pod.stopping) {
+                let deleted = self.pods.get(&pod.id).is_some_and(|record| {
+                    let object = kinds::POD.named(&name.namespace, &record.name);
+                    store.get(&object).is_none_or(|object| object.is_deleting())
+                });
+                if deleted {
+                    pod.stopping = true;
+                    turns.push((pod.id, 1_000, Turn::Gone));
+                }
+            }
+            turns.extend(workload.reconcile(object, now, &mut self.ids, &mut self.random));
             let written = store.change_status(name, &Expect::Any, Hand::Cluster, |status| {
                 let stamp = |at: i64| {
                     let ago = Duration::from_millis(u64::try_from(now - at).unwrap_or(0));
@@ -418,7 +416,11 @@ fn start(instances: &Instances, owner: &Object, record: &PodRecord, id: u64, nat
     };
     let image = container["image"].as_str().unwrap_or_default();
     let tag = image.rsplit_once(':').map_or("", |(_, tag)| tag);
-    let version = if tag.is_empty() { variable("VERSION") } else { tag };
+    let version = if tag.is_empty() {
+        variable("VERSION")
+    } else {
+        tag
+    };
     let mut error_rate = app::parse_rate(variable("ERROR_RATE")).unwrap_or(0.0);
     if nature == Nature::Bad && error_rate == 0.0 {
         error_rate = 0.05;
@@ -594,9 +596,9 @@ fn collect_garbage(store: &mut Store) {
                 .as_array()
                 .is_some_and(|owners| {
                     !owners.is_empty()
-                        && owners
-                            .iter()
-                            .all(|owner| !living.contains(owner["uid"].as_str().unwrap_or_default()))
+                        && owners.iter().all(|owner| {
+                            !living.contains(owner["uid"].as_str().unwrap_or_default())
+                        })
                 })
         })
         // Pods go with their workload, after the time that they have to finish.

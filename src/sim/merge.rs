@@ -298,6 +298,15 @@ fn elements<'a>(value: &'a mut Value, pointer: &str) -> impl Iterator<Item = &'a
         .flatten()
 }
 
+/// An address for a Service; the same for the same name.
+fn cluster_ip(service: &Value) -> String {
+    let name = service["metadata"]["name"].as_str().unwrap_or_default();
+    let sum = name.bytes().fold(0_u32, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+    });
+    format!("10.0.{}.{}", sum / 250 % 250, sum % 250 + 1)
+}
+
 /// Fills in what the API server fills in.
 pub fn defaults(kind: &Kind, object: &mut Value) {
     if *kind == kinds::DEPLOYMENT || *kind == kinds::DAEMON_SET {
@@ -317,7 +326,8 @@ pub fn defaults(kind: &Kind, object: &mut Value) {
         }
     } else if *kind == kinds::SERVICE {
         fill(&mut object["spec"], "type", json!("ClusterIP"));
-        fill(&mut object["spec"], "clusterIP", json!("10.0.0.10"));
+        let address = cluster_ip(object);
+        fill(&mut object["spec"], "clusterIP", json!(address));
         fill(&mut object["spec"], "sessionAffinity", json!("None"));
         for port in elements(object, "/spec/ports") {
             fill(port, "protocol", json!("TCP"));

@@ -1014,9 +1014,7 @@ impl World {
             Act::DeleteCanary => {
                 self.truth.deleted_at = Some(now);
                 let stamp = self.stamp();
-                let _ = self
-                    .store
-                    .delete(&canary, &Expect::Any, Hand::User, stamp);
+                let _ = self.store.delete(&canary, &Expect::Any, Hand::User, stamp);
             }
             Act::Annotate => {
                 let names: Vec<ObjectRef> =

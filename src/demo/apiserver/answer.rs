@@ -78,7 +78,9 @@ impl Failure {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "UnsupportedMediaType",
-            format!("found a body of type {content_type:?}; the demo reads JSON, for a server-side apply YAML too"),
+            format!(
+                "found a body of type {content_type:?}; the demo reads JSON, for a server-side apply YAML too"
+            ),
         )
     }
 

@@ -75,18 +75,16 @@ static TABLE: [(Kind, Names, Names); 20] = [
 
 /// All resources.
 pub fn resources() -> impl Iterator<Item = Resource> {
-    TABLE
-        .iter()
-        .map(|(kind, short_names, parts)| Resource {
-            kind: kind.clone(),
-            stored: if *kind == kinds::HTTP_ROUTE_V1BETA1 {
-                kinds::HTTP_ROUTE
-            } else {
-                kind.clone()
-            },
-            short_names,
-            parts,
-        })
+    TABLE.iter().map(|(kind, short_names, parts)| Resource {
+        kind: kind.clone(),
+        stored: if *kind == kinds::HTTP_ROUTE_V1BETA1 {
+            kinds::HTTP_ROUTE
+        } else {
+            kind.clone()
+        },
+        short_names,
+        parts,
+    })
 }
 
 /// The resource that a path names.

@@ -118,9 +118,7 @@ fn answer(api: &Api, path: &str, request: &verbs::Asked) -> Result<Response, Fai
         ["openapi", "v3", root @ ..] => {
             kinds::openapi(&root.join("/")).ok_or_else(Failure::no_resource)?
         }
-        ["api", version] => {
-            kinds::resource_list("", version).ok_or_else(Failure::no_resource)?
-        }
+        ["api", version] => kinds::resource_list("", version).ok_or_else(Failure::no_resource)?,
         ["apis", group, version] => {
             kinds::resource_list(group, version).ok_or_else(Failure::no_resource)?
         }

@@ -102,7 +102,11 @@ fn requirement(part: &str) -> Result<Requirement, String> {
     let key = |key: &str| key.trim().to_owned();
     let several = |list: &str| -> Option<BTreeSet<String>> {
         let list = list.trim().strip_prefix('(')?.strip_suffix(')')?;
-        Some(list.split(',').map(|value| value.trim().to_owned()).collect())
+        Some(
+            list.split(',')
+                .map(|value| value.trim().to_owned())
+                .collect(),
+        )
     };
     let wrong = || {
         format!(
@@ -110,7 +114,10 @@ fn requirement(part: &str) -> Result<Requirement, String> {
         )
     };
     if let Some((name, list)) = part.split_once(" notin ") {
-        return Ok(Requirement::NotIn(key(name), several(list).ok_or_else(wrong)?));
+        return Ok(Requirement::NotIn(
+            key(name),
+            several(list).ok_or_else(wrong)?,
+        ));
     }
     if let Some((name, list)) = part.split_once(" in ") {
         return Ok(Requirement::In(key(name), several(list).ok_or_else(wrong)?));
@@ -154,7 +161,11 @@ mod tests {
             let selector = Selector::parse(labels, fields).unwrap();
             assert_eq!(selector.matches(&object), expected, "{labels:?} {fields:?}");
         }
-        assert!(Selector::parse("app in web", "").unwrap_err().contains("KEY in (A, B)"));
+        assert!(
+            Selector::parse("app in web", "")
+                .unwrap_err()
+                .contains("KEY in (A, B)")
+        );
         assert!(Selector::parse("", "metadata.name").is_err());
     }
 }

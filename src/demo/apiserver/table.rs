@@ -96,8 +96,12 @@ fn columns(kind: &Kind) -> Vec<Column> {
                     object["spec"]["replicas"].as_i64().unwrap_or(1)
                 ))
             }),
-            made("Up-to-date", |object| json!(count(&object["status"]["updatedReplicas"]))),
-            made("Available", |object| json!(count(&object["status"]["availableReplicas"]))),
+            made("Up-to-date", |object| {
+                json!(count(&object["status"]["updatedReplicas"]))
+            }),
+            made("Available", |object| {
+                json!(count(&object["status"]["availableReplicas"]))
+            }),
         ]
     } else if *kind == kinds::POD {
         vec![
@@ -115,7 +119,8 @@ fn columns(kind: &Kind) -> Vec<Column> {
                 if object["metadata"]["deletionTimestamp"].is_string() {
                     return json!("Terminating");
                 }
-                let waiting = &object["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
+                let waiting =
+                    &object["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
                 if waiting.is_string() {
                     return waiting.clone();
                 }
@@ -133,7 +138,11 @@ fn columns(kind: &Kind) -> Vec<Column> {
                     .into_iter()
                     .flatten()
                     .map(|port| {
-                        format!("{}/{}", port["port"], port["protocol"].as_str().unwrap_or("TCP"))
+                        format!(
+                            "{}/{}",
+                            port["port"],
+                            port["protocol"].as_str().unwrap_or("TCP")
+                        )
                     })
                     .collect();
                 json!(ports.join(","))
@@ -161,7 +170,9 @@ fn columns(kind: &Kind) -> Vec<Column> {
             path("Message", ".message"),
         ];
     } else if *kind == kinds::HTTP_ROUTE {
-        vec![made("Hostnames", |object| json!(object["spec"]["hostnames"].to_string()))]
+        vec![made("Hostnames", |object| {
+            json!(object["spec"]["hostnames"].to_string())
+        })]
     } else {
         let own = crd::all()
             .into_iter()
@@ -214,13 +225,15 @@ pub fn table(kind: &Kind, objects: &[Value], list_metadata: &Value) -> Value {
             if !event {
                 cells.push(object["metadata"]["name"].clone());
             }
-            cells.extend(columns.iter().map(|column| match &column.cell {
-                Cell::Made(make) => make(object),
-                Cell::Path(path) => path
-                    .trim_start_matches('.')
-                    .split('.')
-                    .fold(object, |value, step| &value[step])
-                    .clone(),
+            cells.extend(columns.iter().map(|column| {
+                match &column.cell {
+                    Cell::Made(make) => make(object),
+                    Cell::Path(path) => path
+                        .trim_start_matches('.')
+                        .split('.')
+                        .fold(object, |value, step| &value[step])
+                        .clone(),
+                }
             }));
             json!({"cells": cells, "object": metadata_of(object)})
         })

@@ -65,7 +65,12 @@ impl Asked {
     fn hand(&self, cluster: &Cluster) -> Hand {
         let named = self.query.get("fieldManager").map(String::as_str);
         let agent = self.agent.split('/').next().filter(|name| !name.is_empty());
-        cluster.hand(named.filter(|name| !name.is_empty()).or(agent).unwrap_or("unknown"))
+        cluster.hand(
+            named
+                .filter(|name| !name.is_empty())
+                .or(agent)
+                .unwrap_or("unknown"),
+        )
     }
 }
 
@@ -80,6 +85,16 @@ pub fn presented(kind: &Kind, object: &Object) -> Value {
     let mut value = object.value().clone();
     value["apiVersion"] = json!(kind.api_version());
     value["kind"] = json!(kind.kind);
+    // The store knows what each hand owns in a form of its own; clients insist on there being something here.
+    for entry in value["metadata"]["managedFields"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+    {
+        entry["apiVersion"] = json!(kind.api_version());
+        entry["fieldsType"] = json!("FieldsV1");
+        entry["fieldsV1"] = json!({});
+    }
     value
 }
 
@@ -88,9 +103,7 @@ pub fn listed(cluster: &Cluster, target: &Target, selector: &Selector) -> (Vec<V
     cluster.with(|store| {
         let objects = store
             .of_kind(&target.resource.stored)
-            .filter(|(name, ..)| {
-                target.namespace.is_empty() || name.namespace == target.namespace
-            })
+            .filter(|(name, ..)| target.namespace.is_empty() || name.namespace == target.namespace)
             .filter(|(_, _, object)| selector.matches(object.value()))
             .map(|(_, _, object)| presented(&target.resource.kind, object))
             .collect();
@@ -247,7 +260,10 @@ fn placed(target: &Target, value: &mut Value, name: Option<&str>) -> Result<(), 
     }
     let metadata = &mut value["metadata"];
     for (field, wanted) in [
-        ("namespace", (!target.namespace.is_empty()).then_some(target.namespace.as_str())),
+        (
+            "namespace",
+            (!target.namespace.is_empty()).then_some(target.namespace.as_str()),
+        ),
         ("name", name),
     ] {
         let Some(wanted) = wanted else { continue };
@@ -319,8 +335,7 @@ fn create(
     }
     let reference = reference(target, &name);
     let hand = request.hand(cluster);
-    let created =
-        cluster.with(|store| store.create(&reference, value, hand, Timestamp::now()));
+    let created = cluster.with(|store| store.create(&reference, value, hand, Timestamp::now()));
     match created {
         Ok(object) => Ok((
             StatusCode::CREATED,
@@ -454,7 +469,13 @@ fn change(
                 }
                 checked(target, &body)?;
                 let object = store
-                    .apply(&name, &Object::new(body), &Expect::Any, hand, Timestamp::now())
+                    .apply(
+                        &name,
+                        &Object::new(body),
+                        &Expect::Any,
+                        hand,
+                        Timestamp::now(),
+                    )
                     .map_err(|refusal| Failure::of(refusal, target, &target.name))?;
                 Ok((StatusCode::CREATED, Object::clone(&object)))
             }
@@ -489,7 +510,11 @@ fn change_live(
         "status" => {
             let status = after["status"].take();
             store.change_status(name, &Expect::Any, hand, |live| {
-                *live = if status.is_object() { status } else { json!({}) };
+                *live = if status.is_object() {
+                    status
+                } else {
+                    json!({})
+                };
             })
         }
         "scale" => {
@@ -525,9 +550,7 @@ fn change_live(
             })
         }
     };
-    object
-        .map(|object| Object::clone(&object))
-        .map_err(failed)
+    object.map(|object| Object::clone(&object)).map_err(failed)
 }
 
 /// Puts back what no client may change.

@@ -81,9 +81,11 @@ pub fn watch(
             watch.bookmark(true);
         }
     } else {
-        watch.seen = from
-            .parse()
-            .map_err(|_| Failure::bad_request(format!("resourceVersion: found {from:?}, expected a version that a list gave")))?;
+        watch.seen = from.parse().map_err(|_| {
+            Failure::bad_request(format!(
+                "resourceVersion: found {from:?}, expected a version that a list gave"
+            ))
+        })?;
         if cluster.since(&watch.stored, watch.seen).is_none() {
             return Err(Failure::expired());
         }
