@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws a captured terminal screen as SVG, colours included.
 
-usage, while the demo runs in a tmux window:  tmux capture-pane -ep | hack/terminal-svg.py > docs/images/demo.svg
+usage, while `make demo` runs in a tmux window:  tmux capture-pane -ep | hack/terminal-svg.py > docs/images/demo.svg
 hack/pictures.sh makes the other pictures. An argument is the width in columns at which longer lines go on below.
 """
 import re

@@ -366,11 +366,10 @@ async fn pass(State(gateway): State<Arc<Gateway>>, request: Request) -> Response
         .uri
         .path_and_query()
         .map_or("/", axum::http::uri::PathAndQuery::as_str);
-    let mut answer =
-        match forward(&gateway.client, &head.method, endpoint, path, headers, body).await {
-            Ok(answer) => answer,
-            Err(_) => return (StatusCode::BAD_GATEWAY, "no answer\n").into_response(),
-        };
+    let sent = forward(&gateway.client, &head.method, endpoint, path, headers, body);
+    let Ok(mut answer) = sent.await else {
+        return (StatusCode::BAD_GATEWAY, "no answer\n").into_response();
+    };
     for filters in [&rule.filters, &backend.filters] {
         modify(
             answer.headers_mut(),

@@ -1,5 +1,5 @@
 //! The demo's Prometheus: scrapes the instances and answers the HTTP API's instant queries, so that the real provider asks it as it would ask a
-//! real one. It is no PromQL engine. It answers `vector(1)` and the two built-in checks of the routers `gatewayapi:*` and `kubernetes`, as
+//! real one. It does not know the language. It answers `vector(1)` and the two built-in checks of the routers `gatewayapi:*` and `kubernetes`, as
 //! `analysis/builtin.rs` writes them:
 //!
 //! ```text
@@ -166,6 +166,11 @@ struct Pods {
     interval: Duration,
 }
 
+/// Writes one of the built-in queries.
+type Write = fn(&Observer, Names<'_>, &str) -> String;
+/// Makes the question of the pods that a query names.
+type Ask = fn(Pods) -> Question;
+
 /// Understands the queries of the built-in checks, and no other: what is found in the place of their names is put into the query anew, and
 /// the result must be the same text.
 fn understood(query: &str) -> Option<Question> {
@@ -173,10 +178,7 @@ fn understood(query: &str) -> Option<Question> {
         return Some(Question::One);
     }
     let http = observer_for("gatewayapi:v1");
-    let forms: [(
-        fn(&Observer, Names<'_>, &str) -> String,
-        fn(Pods) -> Question,
-    ); 2] = [
+    let forms: [(Write, Ask); 2] = [
         (Observer::success_rate, Question::SuccessRate),
         (Observer::duration, Question::Duration),
     ];

@@ -218,6 +218,8 @@ struct Teller<'a, C> {
     sending: bool,
     /// Minor number of the next release that somebody wishes.
     next: u32,
+    /// The release that somebody wished last, and whether the controller has taken it up.
+    wished: Option<(String, bool)>,
     canaries: Api<DynamicObject>,
     routes: Api<DynamicObject>,
     events: Api<Event>,
@@ -258,6 +260,7 @@ impl<'a, C: Crowd> Teller<'a, C> {
             model,
             sending: false,
             next: 3,
+            wished: None,
             canaries: Api::namespaced_with(
                 client.clone(),
                 NAMESPACE,
@@ -321,10 +324,31 @@ impl<'a, C: Crowd> Teller<'a, C> {
                 None => {}
             }
             match self.watch_for(REDRAW).await {
-                Ok(()) => {}
+                Ok(()) => self.follow(),
                 Err(Turn::Wish(next)) => wish = Some(next),
                 Err(Turn::Error(error)) => return Err(error),
             }
+        }
+    }
+
+    /// Says what became of the release that was wished.
+    fn follow(&mut self) {
+        let Some((version, taken_up)) = &mut self.wished else {
+            return;
+        };
+        let outcome = match self.model.phase.as_str() {
+            "Succeeded" => "is promoted and serves everyone",
+            "Failed" => "is taken back",
+            "Initialized" => return,
+            _ => {
+                *taken_up = true;
+                return;
+            }
+        };
+        if *taken_up {
+            let text = format!("{version} {outcome}");
+            self.wished = None;
+            self.headline(&text);
         }
     }
 
@@ -343,7 +367,9 @@ impl<'a, C: Crowd> Teller<'a, C> {
                     ("0", "a good one")
                 };
                 self.headline(&format!("{version} is released: {what}"));
-                return self.apply(&version, rate).await;
+                self.apply(&version, rate).await?;
+                self.wished = Some((version, false));
+                return Ok(());
             }
             Wish::Promote => CommandWord::Promote,
             Wish::Abort => CommandWord::Abort,

@@ -71,13 +71,16 @@ struct PodRecord {
     stopping: bool,
 }
 
+/// When something happens to which pod of which workload.
+type Due = (i64, u64, ObjectRef, Turn);
+
 /// The simulated controllers.
 pub struct World {
     cluster: Arc<Cluster>,
     instances: Arc<Instances>,
     workloads: BTreeMap<ObjectRef, Workload>,
     pods: BTreeMap<u64, PodRecord>,
-    due: BinaryHeap<Reverse<(i64, u64, ObjectRef, bool, bool)>>,
+    due: BinaryHeap<Reverse<Due>>,
     random: Random,
     ids: u64,
     began: Instant,
@@ -128,10 +131,9 @@ impl World {
     fn step(&mut self) {
         let now = self.now();
         while self.due.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
-            let Some(Reverse((_, pod, workload, ready, gone))) = self.due.pop() else {
+            let Some(Reverse((_, pod, workload, turn))) = self.due.pop() else {
                 break;
             };
-            let turn = if gone { Turn::Gone } else { Turn::Ready(ready) };
             if let Some(known) = self.workloads.get_mut(&workload) {
                 let turns = known.turn(pod, turn, false, &mut self.random);
                 self.later(&workload, turns, false);
@@ -152,13 +154,13 @@ impl World {
     fn later(&mut self, workload: &ObjectRef, turns: Turns, starting: bool) {
         let now = self.now();
         for (pod, delay, turn) in turns {
-            let (delay, ready, gone) = match turn {
-                Turn::Ready(true) if starting && delay <= 6_000 => (350 + delay % 400, true, false),
-                Turn::Ready(ready) => (delay, ready, false),
-                Turn::Gone => (1_000 + delay, false, true),
+            let delay = match turn {
+                Turn::Ready(true) if starting && delay <= 6_000 => 350 + delay % 400,
+                Turn::Ready(_) => delay,
+                Turn::Gone => 1_000 + delay,
             };
             self.due
-                .push(Reverse((now + delay, pod, workload.clone(), ready, gone)));
+                .push(Reverse((now + delay, pod, workload.clone(), turn)));
         }
     }
 

@@ -102,7 +102,7 @@ pub struct Pod {
 }
 
 /// What happens to a pod later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Turn {
     /// Its readiness changes.
     Ready(bool),

@@ -42,7 +42,6 @@ struct Api {
 }
 
 /// The API over `cluster`, for those who have `token`.
-#[must_use]
 pub fn router(cluster: Arc<Cluster>, token: String) -> Router {
     Router::new()
         .fallback(serve)

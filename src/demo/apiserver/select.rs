@@ -74,7 +74,9 @@ impl Selector {
                 let same = match found {
                     Value::String(text) => text == wanted,
                     Value::Null => wanted.is_empty(),
-                    other => other.to_string() == *wanted,
+                    other => {
+                        serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *other)
+                    }
                 };
                 same == *equal
             })

@@ -84,7 +84,78 @@ fn count(value: &Value) -> i64 {
     value.as_i64().unwrap_or(0)
 }
 
-/// The columns of a kind after its name. Those of our own kinds are the ones of their definitions.
+fn columns_of_pods() -> Vec<Column> {
+    vec![
+        made("Ready", |object| {
+            let statuses = object["status"]["containerStatuses"].as_array();
+            let all = statuses.map_or(0, Vec::len);
+            let ready = statuses
+                .into_iter()
+                .flatten()
+                .filter(|one| one["ready"] == true)
+                .count();
+            json!(format!("{ready}/{all}"))
+        }),
+        made("Status", |object| {
+            if object["metadata"]["deletionTimestamp"].is_string() {
+                return json!("Terminating");
+            }
+            let waiting = &object["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
+            if waiting.is_string() {
+                return waiting.clone();
+            }
+            object["status"]["phase"].clone()
+        }),
+        path("IP", ".status.podIP"),
+    ]
+}
+
+fn columns_of_events() -> Vec<Column> {
+    vec![
+        made("Last Seen", |object| {
+            since(
+                object["lastTimestamp"]
+                    .as_str()
+                    .and_then(|text| text.parse().ok()),
+            )
+        }),
+        path("Type", ".type"),
+        path("Reason", ".reason"),
+        made("Object", |object| {
+            let involved = &object["involvedObject"];
+            json!(format!(
+                "{}/{}",
+                involved["kind"].as_str().unwrap_or_default().to_lowercase(),
+                involved["name"].as_str().unwrap_or_default()
+            ))
+        }),
+        path("Message", ".message"),
+    ]
+}
+
+/// The columns of our own kinds, as their definitions have them.
+fn own_columns(kind: &Kind) -> Option<Vec<Column>> {
+    let definition = crd::all()
+        .into_iter()
+        .map(|(_, definition)| definition)
+        .find(|definition| {
+            kind.group == crate::api::GROUP
+                && definition["spec"]["names"]["kind"] == kind.kind.as_ref()
+        })?;
+    let printed = definition["spec"]["versions"][0]["additionalPrinterColumns"].as_array()?;
+    let columns = printed.iter().map(|column| {
+        let text = |key: &str| column[key].as_str().unwrap_or_default().to_owned();
+        Column {
+            name: text("name"),
+            of_type: text("type"),
+            wide: count(&column["priority"]) > 0,
+            cell: Cell::Path(text("jsonPath")),
+        }
+    });
+    Some(columns.collect())
+}
+
+/// The columns of a kind after its name.
 fn columns(kind: &Kind) -> Vec<Column> {
     let mut columns = if *kind == kinds::DEPLOYMENT {
         vec![
@@ -104,30 +175,7 @@ fn columns(kind: &Kind) -> Vec<Column> {
             }),
         ]
     } else if *kind == kinds::POD {
-        vec![
-            made("Ready", |object| {
-                let statuses = object["status"]["containerStatuses"].as_array();
-                let all = statuses.map_or(0, Vec::len);
-                let ready = statuses
-                    .into_iter()
-                    .flatten()
-                    .filter(|one| one["ready"] == true)
-                    .count();
-                json!(format!("{ready}/{all}"))
-            }),
-            made("Status", |object| {
-                if object["metadata"]["deletionTimestamp"].is_string() {
-                    return json!("Terminating");
-                }
-                let waiting =
-                    &object["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
-                if waiting.is_string() {
-                    return waiting.clone();
-                }
-                object["status"]["phase"].clone()
-            }),
-            path("IP", ".status.podIP"),
-        ]
+        columns_of_pods()
     } else if *kind == kinds::SERVICE {
         vec![
             path("Type", ".spec.type"),
@@ -149,57 +197,15 @@ fn columns(kind: &Kind) -> Vec<Column> {
             }),
         ]
     } else if *kind == super::kinds::EVENT {
-        return vec![
-            made("Last Seen", |object| {
-                since(
-                    object["lastTimestamp"]
-                        .as_str()
-                        .and_then(|text| text.parse().ok()),
-                )
-            }),
-            path("Type", ".type"),
-            path("Reason", ".reason"),
-            made("Object", |object| {
-                let involved = &object["involvedObject"];
-                json!(format!(
-                    "{}/{}",
-                    involved["kind"].as_str().unwrap_or_default().to_lowercase(),
-                    involved["name"].as_str().unwrap_or_default()
-                ))
-            }),
-            path("Message", ".message"),
-        ];
+        return columns_of_events();
     } else if *kind == kinds::HTTP_ROUTE {
         vec![made("Hostnames", |object| {
             json!(object["spec"]["hostnames"].to_string())
         })]
     } else {
-        let own = crd::all()
-            .into_iter()
-            .map(|(_, definition)| definition)
-            .find(|definition| {
-                kind.group == crate::api::GROUP
-                    && definition["spec"]["names"]["kind"] == kind.kind.as_ref()
-            });
-        match own {
+        match own_columns(kind) {
+            Some(columns) => return columns,
             None => Vec::new(),
-            Some(definition) => {
-                let printed = &definition["spec"]["versions"][0]["additionalPrinterColumns"];
-                return printed
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .map(|column| {
-                        let text = |key: &str| column[key].as_str().unwrap_or_default().to_owned();
-                        Column {
-                            name: text("name"),
-                            of_type: text("type"),
-                            wide: count(&column["priority"]) > 0,
-                            cell: Cell::Path(text("jsonPath")),
-                        }
-                    })
-                    .collect();
-            }
         }
     };
     columns.push(made("Age", age));

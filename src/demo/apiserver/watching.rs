@@ -110,19 +110,16 @@ impl Watch {
             // Marked as seen before it is looked at: what comes meanwhile wakes the next wait.
             self.changed.borrow_and_update();
             let before = self.seen;
-            match self.cluster.since(&self.stored, self.seen) {
-                Some((changes, revision)) => {
-                    self.seen = revision;
-                    for change in changes {
-                        self.take(&change);
-                    }
+            if let Some((changes, revision)) = self.cluster.since(&self.stored, self.seen) {
+                self.seen = revision;
+                for change in changes {
+                    self.take(&change);
                 }
-                None => {
-                    let status = Failure::expired().status_object();
-                    self.waiting
-                        .push_back(json!({"type": "ERROR", "object": status}));
-                    self.over = true;
-                }
+            } else {
+                let status = Failure::expired().status_object();
+                self.waiting
+                    .push_back(json!({"type": "ERROR", "object": status}));
+                self.over = true;
             }
             if !self.waiting.is_empty() || before != self.seen && !self.bookmarks {
                 continue;
