@@ -576,7 +576,7 @@ fn accept_routes(store: &mut Store) {
                     })
                 };
                 json!({
-                    "parentRef": parent, "controllerName": "serin.dev/demo",
+                    "parentRef": parent, "controllerName": "demo.serin.dev/gateway",
                     "conditions": [condition("Accepted", state, reason), condition("ResolvedRefs", "True", "ResolvedRefs")],
                 })
             })
