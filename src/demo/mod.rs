@@ -14,7 +14,7 @@
 //! Room for one cluster and its users, not a library of parts: what is not needed to tell the story or to answer `serin` and `kubectl` is left
 //! out, and the modules say what.
 
-mod access;
+pub(crate) mod access;
 mod apiserver;
 pub mod app;
 mod cluster;

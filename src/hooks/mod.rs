@@ -204,6 +204,7 @@ fn shown(time: Duration) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::demo::access::{Certificates, TlsListener};
     use crate::rollout::HookPayload;
     use axum::Router;
     use axum::http::HeaderMap;
@@ -301,5 +302,31 @@ mod tests {
             panic!()
         };
         assert!(!why.contains("token-in-path"), "{why}");
+    }
+
+    /// A server with a certificate of its own making, as webhooks inside a cluster often have.
+    async fn serve_with_own_certificate() -> String {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let certificates = Certificates::make().unwrap();
+        let listener = TlsListener::bind(0, &certificates).await.unwrap();
+        let port = listener.address().port();
+        let router = Router::new().route("/", post(|| async { "" }));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("https://localhost:{port}/")
+    }
+
+    #[tokio::test]
+    async fn an_unknown_certificate_is_refused_unless_the_hook_says_so() {
+        let url = serve_with_own_certificate().await;
+        let hooks = Hooks::new("test").unwrap();
+        let HookAnswer::Unreachable(why) = hooks.call(&call(url.clone(), 0)).await else {
+            panic!("a certificate that nobody vouches for was believed")
+        };
+        assert!(why.contains("certificate"), "{why}");
+        let trusting = HookCall {
+            skip_tls_verification: true,
+            ..call(url, 0)
+        };
+        assert_eq!(hooks.call(&trusting).await, HookAnswer::Passed);
     }
 }
