@@ -1,9 +1,13 @@
 //! `make sim`: what `serin simulate` does, in a program that is built in seconds.
 //!
-//! usage: `serin-simulation [--histories N] [--seed N] [--story] [--mutants]`
+//! usage: `serin-simulation [--histories N] [--seed N] [--failures N] [--story] [--mutants]`
 
 use serin_simulation::sim::run::{self, Wish};
 use std::process::ExitCode;
+
+/// A history is mostly JSON that is made and dropped.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let wish = match wish(std::env::args().skip(1)) {
@@ -33,11 +37,12 @@ fn wish(mut arguments: impl Iterator<Item = String>) -> Result<Wish, String> {
         match argument.as_str() {
             "--histories" => wish.histories = number()?,
             "--seed" => wish.seed = number()?,
+            "--failures" => wish.failures = usize::try_from(number()?).unwrap_or(usize::MAX),
             "--story" => wish.story = true,
             "--mutants" => wish.mutants = true,
             other => {
                 return Err(format!(
-                    "{other} is not known; expected --histories N, --seed N, --story or --mutants"
+                    "{other} is not known; expected --histories N, --seed N, --failures N, --story or --mutants"
                 ));
             }
         }

@@ -52,6 +52,26 @@ impl Canary {
         })
     }
 
+    /// The same where an earlier state of the object was read already: the API server counts `generation` up with every change of the
+    /// spec, so a spec of the same generation is taken over.
+    pub fn decode_after(earlier: &Self, object: &Value) -> Result<Self, DecodeError> {
+        let metadata = decode::envelope(object, Self::KIND)?;
+        let known = &earlier.metadata;
+        if metadata.uid.is_none()
+            || metadata.generation.is_none()
+            || (&metadata.uid, metadata.generation) != (&known.uid, known.generation)
+        {
+            return Self::decode(object);
+        }
+        let (status, status_problems) = decode::lenient(object, "status");
+        Ok(Self {
+            metadata,
+            spec: earlier.spec.clone(),
+            status,
+            status_problems,
+        })
+    }
+
     /// The object as JSON, with `apiVersion` and `kind`. Absent fields stay absent.
     #[must_use]
     pub fn encode(&self) -> Value {

@@ -4,6 +4,8 @@
 //! number without a fraction is read as whole wherever it stands; one with a fraction is an error of that one object,
 //! never of the list it came in.
 
+use std::borrow::Cow;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
@@ -89,7 +91,7 @@ pub(crate) fn lenient<T: DeserializeOwned>(
             Err((steps, error)) => {
                 problems.push(explain(&part, field, &steps, &error));
                 // Each round takes a piece away, so this ends; a whole that is odd in itself is absent.
-                if !remove(&mut part, &steps) {
+                if !remove(part.to_mut(), &steps) {
                     return (None, problems);
                 }
             }
@@ -109,6 +111,10 @@ enum Step {
 }
 
 fn decode_at<T: DeserializeOwned>(part: &Value) -> Result<T, (Vec<Step>, String)> {
+    // Keeping track of the way costs as much as decoding; it is only needed where something is wrong.
+    if let Ok(decoded) = T::deserialize(part) {
+        return Ok(decoded);
+    }
     serde_path_to_error::deserialize(part).map_err(|error| {
         let steps = error.path().iter().filter_map(|segment| match segment {
             serde_path_to_error::Segment::Seq { index } => Some(Step::Index(*index)),
@@ -194,15 +200,34 @@ fn shown(value: &Value) -> String {
 }
 
 /// The same value without nulls in objects, and with whole numbers written as such (`10.0` becomes `10`).
-pub(crate) fn normalised(value: &Value) -> Value {
+pub(crate) fn normalised(value: &Value) -> Cow<'_, Value> {
+    if is_normal(value) {
+        Cow::Borrowed(value)
+    } else {
+        Cow::Owned(made_normal(value))
+    }
+}
+
+fn is_normal(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => whole(number).is_none(),
+        Value::Array(items) => items.iter().all(is_normal),
+        Value::Object(fields) => fields
+            .values()
+            .all(|value| !value.is_null() && is_normal(value)),
+        _ => true,
+    }
+}
+
+fn made_normal(value: &Value) -> Value {
     match value {
         Value::Number(number) => Value::Number(whole(number).unwrap_or_else(|| number.clone())),
-        Value::Array(items) => Value::Array(items.iter().map(normalised).collect()),
+        Value::Array(items) => Value::Array(items.iter().map(made_normal).collect()),
         Value::Object(fields) => Value::Object(
             fields
                 .iter()
                 .filter(|(_, value)| !value.is_null())
-                .map(|(key, value)| (key.clone(), normalised(value)))
+                .map(|(key, value)| (key.clone(), made_normal(value)))
                 .collect::<Map<_, _>>(),
         ),
         other => other.clone(),

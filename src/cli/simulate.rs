@@ -19,6 +19,9 @@ pub struct SimulateArguments {
     /// Put deliberate defects in, one after the other, each for at most so many histories, and say which invariant caught it.
     #[arg(long, default_value_t = false)]
     mutants: bool,
+    /// Stop after so many histories that violate an invariant.
+    #[arg(long, default_value_t = 5)]
+    failures: usize,
 }
 
 /// Runs them.
@@ -28,6 +31,7 @@ pub fn run(arguments: &SimulateArguments) -> Result<()> {
         seed: arguments.seed,
         story: arguments.story,
         mutants: arguments.mutants,
+        failures: arguments.failures,
     });
     print!("{text}");
     if !clean && arguments.mutants {

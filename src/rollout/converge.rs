@@ -3,7 +3,7 @@
 
 use super::pass::split_of;
 use super::stage::Stage;
-use super::view::View;
+use super::view::{Identity, Side, View};
 use crate::api::{CanaryStatus, Phase, Run};
 use crate::object::{
     APPLIED_ANNOTATION, Expect, Object, ObjectRef, Reading, Write, apply_if_needed,
@@ -17,6 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What is to be written, and what was found on the way.
 #[derive(Debug, Default)]
@@ -62,8 +63,8 @@ struct Intent<'s> {
     apex: bool,
     /// How many pods the target has.
     scale: Scale,
-    /// Whether the target's autoscaler is held at zero.
-    asleep: bool,
+    /// Whether the target's autoscaler is held at zero; `None` leaves it as it is.
+    asleep: Option<bool>,
 }
 
 type Configs = BTreeMap<String, String>;
@@ -82,7 +83,7 @@ impl<'s> Intent<'s> {
             split: Some(Split::PRIMARY),
             apex: true,
             scale: Scale::Leave,
-            asleep: true,
+            asleep: Some(true),
         };
         let Some(run) = &status.run else { return idle };
         let judged = Some((run.revision.as_str(), &run.tracked_configs));
@@ -97,26 +98,26 @@ impl<'s> Intent<'s> {
                     split: split.filter(|_| switching),
                     apex: switching,
                     scale: down,
-                    asleep: drained,
+                    asleep: Some(drained),
                 }
             }
-            // Where the canary alone serves, its autoscaler must not be put to sleep.
+            // Its pods may serve, or have served until now: they stay as they are.
             Stage::Waiting => Self {
                 split,
-                asleep: split == Some(Split::PRIMARY),
+                asleep: None,
                 ..idle
             },
             Stage::PostRollout => idle,
             Stage::ScalingUp | Stage::Analysing | Stage::Held => Self {
                 split,
                 scale: Scale::Up,
-                asleep: false,
+                asleep: Some(false),
                 ..idle
             },
             Stage::RollingBack | Stage::Cancelling => Self {
                 split,
                 scale: down,
-                asleep: drained,
+                asleep: Some(drained),
                 ..idle
             },
             Stage::Promoting | Stage::Returning => Self {
@@ -124,7 +125,7 @@ impl<'s> Intent<'s> {
                 copies: true,
                 split,
                 scale: Scale::Up,
-                asleep: false,
+                asleep: Some(false),
                 ..idle
             },
             Stage::ScalingDown => Self {
@@ -132,7 +133,7 @@ impl<'s> Intent<'s> {
                 copies: true,
                 split,
                 scale: down,
-                asleep: drained,
+                asleep: Some(drained),
                 ..idle
             },
         }
@@ -172,7 +173,7 @@ fn fill(
     let service = |role: ServiceRole| {
         let part = ("service", role, &view.selector, &ports);
         let name = role.object(view.canary);
-        if view.snapshot.is_settled(&part) {
+        if view.snapshot.is_settled_but_for_status(&part) {
             return Ok(None);
         }
         let live = view.snapshot.object(&name);
@@ -211,7 +212,7 @@ fn fill(
         );
         plan.writes.extend(scale_up(view, replicas.max(1)));
     }
-    if !intent.asleep {
+    if intent.asleep == Some(false) {
         plan.writes.extend(autoscaler.and_then(autoscaler::resume));
     }
     if let Some((hash, configs)) = intent.primary {
@@ -232,7 +233,8 @@ fn fill(
         route_writes(view, status, split, plan)?;
     }
     plan.writes.extend(later);
-    if intent.asleep {
+    // The only copy that may still answer stays awake.
+    if intent.asleep == Some(true) && view.serves(Side::Primary) {
         plan.writes.extend(autoscaler.and_then(autoscaler::pause));
     }
     if intent.scale == Scale::Zero {
@@ -258,7 +260,7 @@ fn canary_clone(
         .map(|run| run.revision.as_str());
     let spec = match judged {
         Some(hash) => template_of(view, hash)?,
-        None => Some(view.template.clone()),
+        None => Some(Arc::clone(&view.template)),
     };
     let Some(spec) = spec else { return Ok(None) };
     let live = view
@@ -292,7 +294,7 @@ fn route_writes(
         &request.cookies,
         &view.selector.key,
     );
-    if view.snapshot.is_settled(&part) {
+    if view.snapshot.is_settled_but_for_status(&part) {
         return Ok(());
     }
     let looked_at = RefCell::new(Vec::new());
@@ -463,16 +465,16 @@ fn before(view: &View<'_>) -> Option<Split> {
 }
 
 /// The template of a revision: the target's own where it is that revision, else the kept one. `None` where it can't be read now.
-fn template_of(view: &View<'_>, hash: &str) -> Result<Option<Value>, (&'static str, String)> {
+fn template_of(view: &View<'_>, hash: &str) -> Result<Option<Arc<Value>>, (&'static str, String)> {
     if view.identity.revision == hash {
-        return Ok(Some(view.template.clone()));
+        return Ok(Some(Arc::clone(&view.template)));
     }
     match view
         .snapshot
         .object(&revision::object_ref(view.canary, hash))
     {
         Reading::Present(object) => revision::decode(&object)
-            .map(|kept| Some(kept.template))
+            .map(|kept| Some(Arc::new(kept.template)))
             .map_err(|error| ("KeptRevisionUnusable", error.to_string())),
         Reading::Absent | Reading::Unknown(_) => Ok(None),
     }
@@ -516,7 +518,7 @@ fn keep_revisions(
         }
         let kept = KeptRevision {
             hash: hash.to_owned(),
-            template: view.template.clone(),
+            template: view.template.as_ref().clone(),
             number,
             configs: configs.clone(),
         };
@@ -525,6 +527,20 @@ fn keep_revisions(
         plan.writes.extend(write);
     }
     Ok(())
+}
+
+/// Keeps what a primary that is taken over was found to run.
+pub(super) fn keep_found(view: &View<'_>, found: &Identity, template: Value) -> Option<Write> {
+    let live = view
+        .snapshot
+        .object(&revision::object_ref(view.canary, &found.revision));
+    let kept = KeptRevision {
+        hash: found.revision.clone(),
+        template,
+        number: 0,
+        configs: found.configs.clone(),
+    };
+    revision::keep(view.canary, &kept, &live).ok().flatten()
 }
 
 /// Deletes the copies that the promoted primary does not read.
@@ -641,6 +657,10 @@ fn primary_write(
         // Made by Flagger and running what it should: rewriting it would only restart its pods.
         return Ok(None);
     }
+    let part = primary_part("primary", view, status, hash, configs);
+    if view.snapshot.is_settled_but_for_status(&part) {
+        return Ok(None);
+    }
     let desired = desired_primary(view, status, hash, configs)?;
     if !view.kind.has_pods() {
         let Some(mut object) = desired else {
@@ -653,8 +673,37 @@ fn primary_write(
         return services::apply_exactly(view.canary, object, &view.primary)
             .map_err(|error| ("TargetUnfit", error.to_string()));
     }
-    Ok(desired
-        .and_then(|object| apply_sealed_if_needed(&primary_kind(view), object, &view.primary)))
+    let known = desired.is_some();
+    let write = desired
+        .and_then(|object| apply_sealed_if_needed(&primary_kind(view), object, &view.primary));
+    if write.is_none() && known {
+        view.snapshot
+            .remember_settled(&part, &made_from(view, hash));
+    }
+    Ok(write)
+}
+
+/// What the primary that Serin wants depends on, beside objects.
+fn primary_part<'p>(
+    question: &'static str,
+    view: &View<'_>,
+    status: &CanaryStatus,
+    hash: &'p str,
+    configs: &'p Configs,
+) -> (&'static str, &'p str, &'p Configs, i64) {
+    (question, hash, configs, primary_replicas(view, status))
+}
+
+/// The objects that the primary that Serin wants depends on, and the primary.
+fn made_from(view: &View<'_>, hash: &str) -> Vec<ObjectRef> {
+    let mut from = vec![
+        view.kind.target(view.canary),
+        view.kind.primary(view.canary),
+    ];
+    if view.identity.revision != hash {
+        from.push(revision::object_ref(view.canary, hash));
+    }
+    from
 }
 
 /// Whether the primary is as Flagger wrote it last.
@@ -689,8 +738,16 @@ pub(super) fn primary_carries(view: &View<'_>, status: &CanaryStatus) -> bool {
     if is_flaggers(view) && is_promoted(status, hash, configs) {
         return true;
     }
+    let part = primary_part("carries", view, status, hash, configs);
+    if view.snapshot.is_settled_but_for_status(&part) {
+        return true;
+    }
     match desired_primary(view, status, hash, configs) {
-        Ok(Some(desired)) => crate::object::covers(live.value(), desired.value()),
+        Ok(Some(desired)) if crate::object::covers(live.value(), desired.value()) => {
+            view.snapshot
+                .remember_settled(&part, &made_from(view, hash));
+            true
+        }
         _ => false,
     }
 }

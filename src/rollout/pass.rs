@@ -95,7 +95,9 @@ impl Pass<'_> {
             }
         };
         self.observe(&view);
-        self.adopt(&view);
+        if let Some(first) = self.adopt(&view) {
+            return vec![first];
+        }
         let answered = self.obey(&view);
         match self.status.phase {
             _ if answered => {}
@@ -167,6 +169,9 @@ impl Pass<'_> {
 
     /// What makes the canary impossible to carry out, if anything does.
     fn invalid(&self) -> Option<String> {
+        if self.snapshot.is_settled(&"spec") {
+            return None;
+        }
         let options = ValidationOptions {
             no_cross_namespace_refs: self.snapshot.settings.no_cross_namespace_refs,
             default_provider: self.snapshot.settings.mesh_provider.clone(),
@@ -176,7 +181,11 @@ impl Pass<'_> {
             .filter(|problem| problem.severity == ProblemSeverity::Error)
             .map(|problem| problem.to_string())
             .collect();
-        (!problems.is_empty()).then(|| problems.join("; "))
+        if problems.is_empty() {
+            self.snapshot.remember_settled(&"spec", &[]);
+            return None;
+        }
+        Some(problems.join("; "))
     }
 
     fn refuse(&mut self, reason: &'static str, message: String) {

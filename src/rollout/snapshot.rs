@@ -4,7 +4,8 @@
 use super::need::{Finding, Need};
 use crate::api::Canary;
 use crate::object::{Endpoints, Kind, Object, ObjectRef, Reading, kinds};
-use crate::workload::{WorkloadSettings, revision_hash};
+use crate::workload::configs::{self, ConfigReference};
+use crate::workload::{Target, WorkloadSettings, revision_hash};
 use jiff::Timestamp;
 use serde_json::Value;
 use std::cell::RefCell;
@@ -91,11 +92,35 @@ pub struct Refusal {
 }
 
 /// What was worked out before and holds while nothing changes that it was worked out from: which parts of a plan needed no write, and
-/// the hash of the target's template. It saves work and changes no decision.
+/// the target's revision. It saves work and changes no decision.
 #[derive(Debug, Default)]
 pub struct Memory {
     settled: Mutex<HashMap<u64, Vec<Seen>>>,
-    hash: Mutex<Option<(Arc<Object>, String)>>,
+    target: Mutex<Option<TargetFacts>>,
+}
+
+/// What a target says of its revision.
+#[derive(Clone, Debug)]
+pub(super) struct TargetFacts {
+    object: Arc<Object>,
+    /// The template as it is kept.
+    pub template: Arc<Value>,
+    /// Its hash.
+    pub revision: String,
+    /// The configs that it names.
+    pub references: Arc<[ConfigReference]>,
+}
+
+impl TargetFacts {
+    fn of(kind: &dyn Target, object: &Arc<Object>) -> Self {
+        let template = kind.template(object);
+        Self {
+            object: Arc::clone(object),
+            revision: revision_hash(&template),
+            references: configs::references(&template).into(),
+            template: Arc::new(template),
+        }
+    }
 }
 
 /// An object as it was seen; `None` for one that was not there.
@@ -161,6 +186,11 @@ impl Snapshot {
         self.findings.insert(key, finding);
     }
 
+    /// Forgets the answer to a need.
+    pub fn forget_finding(&mut self, key: &str) {
+        self.findings.remove(key);
+    }
+
     /// What was looked for and is not here. Empties the note.
     #[must_use]
     pub fn take_missing(&self) -> BTreeSet<Want> {
@@ -201,18 +231,35 @@ impl Snapshot {
 
     /// Whether this part of the plan needed no write before, and the canary's spec and all objects that it looked at are the same.
     pub(super) fn is_settled(&self, part: &impl Hash) -> bool {
+        self.is_settled_by(part, Arc::ptr_eq)
+    }
+
+    /// The same for a part that looks at nothing but what objects ask for, not at what became of it.
+    pub(super) fn is_settled_but_for_status(&self, part: &impl Hash) -> bool {
+        self.is_settled_by(part, asks_the_same)
+    }
+
+    fn is_settled_by(
+        &self,
+        part: &impl Hash,
+        same: fn(&Arc<Object>, &Arc<Object>) -> bool,
+    ) -> bool {
         let Some(memory) = &self.memory else {
             return false;
         };
-        let Ok(settled) = memory.settled.lock() else {
+        let Ok(mut settled) = memory.settled.lock() else {
             return false;
         };
-        settled.get(&self.key(part)).is_some_and(|objects| {
+        settled.get_mut(&self.key(part)).is_some_and(|objects| {
             objects
-                .iter()
-                .all(|(name, then)| match (then, self.object(name)) {
-                    (Some(then), Reading::Present(now)) => Arc::ptr_eq(then, &now),
-                    (None, Reading::Absent) => true,
+                .iter_mut()
+                .all(|(name, then)| match (then, self.objects.get(name)) {
+                    (Some(then), Some(Reading::Present(now))) if same(then, now) => {
+                        // The next comparison is one of pointers.
+                        *then = Arc::clone(now);
+                        true
+                    }
+                    (None, Some(Reading::Absent)) => true,
                     _ => false,
                 })
         })
@@ -240,22 +287,21 @@ impl Snapshot {
         hasher.finish()
     }
 
-    /// The revision hash of the target's template.
-    pub(super) fn revision_of(&self, target: &Arc<Object>, template: &Value) -> String {
+    /// The target's template, its hash and the configs that it names.
+    pub(super) fn target_facts(&self, kind: &dyn Target, target: &Arc<Object>) -> TargetFacts {
         let known = self
             .memory
             .as_ref()
-            .and_then(|memory| memory.hash.lock().ok());
+            .and_then(|memory| memory.target.lock().ok());
         let Some(mut known) = known else {
-            return revision_hash(template);
+            return TargetFacts::of(kind, target);
         };
-        match &*known {
-            Some((object, hash)) if Arc::ptr_eq(object, target) => hash.clone(),
-            _ => {
-                let hash = revision_hash(template);
-                *known = Some((Arc::clone(target), hash.clone()));
-                hash
+        match known.as_mut() {
+            Some(facts) if asks_the_same(&facts.object, target) => {
+                facts.object = Arc::clone(target);
+                facts.clone()
             }
+            _ => known.insert(TargetFacts::of(kind, target)).clone(),
         }
     }
 
@@ -273,6 +319,44 @@ impl Snapshot {
     }
 }
 
+/// Whether two states of an object differ in nothing but their status and what the API server keeps about writes.
+fn asks_the_same(one: &Arc<Object>, other: &Arc<Object>) -> bool {
+    const BOOKKEEPING: [&str; 3] = ["resourceVersion", "managedFields", "generation"];
+    fn differ_only_in(
+        keys: &[&str],
+        one: &Value,
+        other: &Value,
+        within: fn(&str, &Value, &Value) -> bool,
+    ) -> bool {
+        let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else {
+            return one == other;
+        };
+        let rest = |map: &serde_json::Map<String, Value>| {
+            map.len() - keys.iter().filter(|key| map.contains_key(**key)).count()
+        };
+        rest(one) == rest(other)
+            && one.iter().all(|(key, value)| {
+                keys.contains(&key.as_str())
+                    || other
+                        .get(key)
+                        .is_some_and(|other| within(key, value, other))
+            })
+    }
+    Arc::ptr_eq(one, other)
+        || differ_only_in(
+            &["status"],
+            one.value(),
+            other.value(),
+            |key, one, other| {
+                if key == "metadata" {
+                    differ_only_in(&BOOKKEEPING, one, other, |_, one, other| one == other)
+                } else {
+                    one == other
+                }
+            },
+        )
+}
+
 fn count_endpoints(slices: &[Arc<Object>]) -> Endpoints {
     let mut count = Endpoints::default();
     let mut seen = BTreeSet::new();
@@ -283,7 +367,7 @@ fn count_endpoints(slices: &[Arc<Object>]) -> Endpoints {
     {
         let address = endpoint["addresses"][0].as_str().unwrap_or_default();
         // A moving endpoint may stand in two slices for a moment.
-        if !seen.insert(address.to_owned()) {
+        if !seen.insert(address) {
             continue;
         }
         count.total += 1;

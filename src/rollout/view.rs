@@ -60,7 +60,7 @@ pub(super) struct View<'a> {
     pub target: Arc<Object>,
     pub selector: SelectorLabel,
     /// The target's template as it is kept.
-    pub template: Value,
+    pub template: Arc<Value>,
     /// The target's revision and configs now.
     pub identity: Identity,
     pub primary: Reading,
@@ -87,14 +87,14 @@ impl<'a> View<'a> {
         let selector = kind
             .selector(&target, &snapshot.settings.workload)
             .map_err(|error| unfit(&error))?;
-        let template = kind.template(&target);
-        let (tracked, shared) = track_configs(snapshot, &template)?;
+        let facts = snapshot.target_facts(kind, &target);
+        let (tracked, shared) = track_configs(snapshot, &facts.references)?;
         let configs = tracked
             .iter()
             .map(|one| (one.reference.status_key(), one.checksum.clone()))
             .collect();
         let identity = Identity {
-            revision: snapshot.revision_of(&target, &template),
+            revision: facts.revision,
             configs,
         };
         let primary = snapshot.object(&kind.primary(canary));
@@ -128,7 +128,7 @@ impl<'a> View<'a> {
             router,
             target,
             selector,
-            template,
+            template: facts.template,
             identity,
             primary,
             autoscaler,
@@ -255,6 +255,9 @@ fn router(snapshot: &Snapshot) -> Result<(&'static dyn Router, Vec<Refusal>), Ob
                 .join(", ")
         ),
     })?;
+    if snapshot.is_settled(&"router") {
+        return Ok((router, Vec::new()));
+    }
     let (errors, warnings): (Vec<Refusal>, Vec<Refusal>) = router
         .refusals(canary)
         .into_iter()
@@ -264,6 +267,9 @@ fn router(snapshot: &Snapshot) -> Result<(&'static dyn Router, Vec<Refusal>), Ob
         .map(|refusal| format!("{}: {}", refusal.field, refusal.message))
         .collect();
     if refusals.is_empty() {
+        if warnings.is_empty() {
+            snapshot.remember_settled(&"router", &[]);
+        }
         Ok((router, warnings))
     } else {
         Err(Obstacle::Refused {
@@ -365,15 +371,15 @@ fn unfit(error: &WorkloadError) -> Obstacle {
 /// The configs that are copied, and those that are shared for a reason worth telling.
 type Configs = (Vec<TrackedConfig>, Vec<(String, String)>);
 
-fn track_configs(snapshot: &Snapshot, template: &Value) -> Result<Configs, Obstacle> {
+fn track_configs(snapshot: &Snapshot, references: &[ConfigReference]) -> Result<Configs, Obstacle> {
     let (mut tracked, mut shared) = (Vec::new(), Vec::new());
     if !snapshot.settings.workload.config_tracking {
         return Ok((tracked, shared));
     }
     let canary = &snapshot.canary;
-    for reference in configs::references(template) {
+    for reference in references {
         let source = snapshot.object(&reference.object(canary));
-        match configs::track(canary, &reference, &source).map_err(|error| unfit(&error))? {
+        match configs::track(canary, reference, &source).map_err(|error| unfit(&error))? {
             Tracking::Unknown(why) => {
                 return Err(Obstacle::Unknown(format!(
                     "{} can't be read: {why}",
@@ -385,7 +391,7 @@ fn track_configs(snapshot: &Snapshot, template: &Value) -> Result<Configs, Obsta
             Tracking::Copied { checksum } => {
                 if let Reading::Present(source) = source {
                     tracked.push(TrackedConfig {
-                        reference,
+                        reference: reference.clone(),
                         source,
                         checksum,
                     });

@@ -75,6 +75,8 @@ pub struct Witness {
     bright_since: [Option<i64>; 3],
     /// When the run last changed.
     run_at: i64,
+    /// When the canary was last on its way back: one that was judged bad must not get the share of a primary that is gone for a while.
+    condemned_at: i64,
     /// When the target last had ready pods.
     pub pods_at: i64,
     /// Whether the canary's object had a finalizer when it was deleted.
@@ -617,10 +619,22 @@ fn rung(world: &mut World, before: &CanaryStatus) -> Option<String> {
     let next = next_step(analysis, Weight::clamped(i64::from(from)));
     let expected = match next {
         NextStep::Raise(weight) => u32::from(weight.percent()),
+        // A primary that is without pods while it takes the template over must be without traffic then.
+        NextStep::Top if to == 100 && rolls_dark(world) => 100,
         NextStep::Top => from,
     };
     (to > from && to != expected)
         .then(|| format!("the canary's share went from {from} to {to}; the ladder says {expected}"))
+}
+
+/// Whether the primary loses all of its pods at once when it gets another template.
+fn rolls_dark(world: &World) -> bool {
+    let live = |name: &ObjectRef| world.store.get(name).cloned();
+    let kind = target_kind(&target(world).kind.kind);
+    match (kind, live(&target(world)), live(&primary(world))) {
+        (Some(kind), Some(target), Some(primary)) => kind.rolls_dark(&target, &primary),
+        _ => false,
+    }
 }
 
 /// Counts what people are told; some things may be told once for each run.
@@ -793,6 +807,10 @@ pub fn moment(world: &mut World) {
             world.witness.bright_since[service].get_or_insert(world.now);
         }
     }
+    let on_its_way_back = |run: &Run| ["RollingBack", "Cancelling"].contains(&run.stage.as_str());
+    if world.status.run.as_ref().is_some_and(on_its_way_back) {
+        world.witness.condemned_at = world.now;
+    }
     for service in 0..SERVICES.len() {
         let weight = world.share(service);
         let dark = weight > 0 && !world.answers(service);
@@ -820,6 +838,11 @@ fn at_once(world: &World) -> Option<String> {
             .max(witness.last_fault)
             .max(witness.suspended_at)
             .max(witness.acted_at)
+            .max(if service == 1 {
+                witness.condemned_at
+            } else {
+                0
+            })
             .max(witness.run_at);
         let patience = DARK + 4 * world.gateway.lag;
         let suspended = world.suspended;
@@ -832,14 +855,7 @@ fn at_once(world: &World) -> Option<String> {
                         .get(&world.target_image())
                         .map(String::as_str)
             });
-        // A canary that was judged bad must not get the share of a primary that is gone for a while.
-        let condemned = service == 1
-            && world
-                .status
-                .run
-                .as_ref()
-                .is_some_and(|run| ["RollingBack", "Cancelling"].contains(&run.stage.as_str()));
-        if world.now - quiet > patience && !suspended && !unjudged && !condemned {
+        if world.now - quiet > patience && !suspended && !unjudged {
             return Some(format!(
                 "for {} s traffic goes to {}, which has no pods, while the other side has some",
                 (world.now - since) / 1000,
@@ -1036,7 +1052,9 @@ fn all_served(world: &World) -> Option<String> {
         {
             // Somebody's hand on an idle target gives pods that must not serve.
             let idle = world.status.run.is_none() && world.witness.hand_on_scale;
-            (!idle).then(|| {
+            // A seed that dies after the switch: nothing was promoted that could come back, and without weights nothing leads back.
+            let lost = !world.scenario.gateway && world.status.promoted.is_none();
+            (!idle && !lost).then(|| {
                 format!(
                     "{weight} % of the traffic goes to {}, where nobody answers",
                     SERVICES[service]

@@ -155,6 +155,24 @@ pub fn disown(owned: &mut Value, before: &Value, after: &Value) {
     });
 }
 
+/// Whether [`disown`] would take anything away.
+#[must_use]
+pub fn disowns(owned: &Value, before: &Value, after: &Value) -> bool {
+    let Some(map) = owned.as_object() else {
+        return false;
+    };
+    map.iter().any(|(key, part)| {
+        let (old, new) = (&before[key.as_str()], &after[key.as_str()]);
+        if old == new {
+            return false;
+        }
+        if part.is_object() && old.is_object() && new.is_object() {
+            return disowns(part, old, new);
+        }
+        true
+    })
+}
+
 /// RFC 7386.
 pub fn merge_patch(live: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {

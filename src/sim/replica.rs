@@ -2,9 +2,8 @@
 //! middle of. It mirrors the rules of `controller`: decide, reading what is wanted; the status first, guarded by its version; what is
 //! told after the status; then the writes in order; stop at the first that fails.
 
-use crate::api::Canary;
 use crate::object::{Kind, Object, ObjectRef, Reading, kinds};
-use crate::rollout::{Decision, Finding, ListRef, Listing, Memory, Want};
+use crate::rollout::{Decision, Finding, ListRef, Listing, Memory, Snapshot, Want};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -104,7 +103,10 @@ pub struct Replica {
     pub alarm: u64,
     /// What earlier decisions worked out.
     pub memory: Arc<Memory>,
-    decoded: Option<(u64, Arc<Canary>)>,
+    /// What decisions are made from; kept from pass to pass, since little changes between them.
+    pub snapshot: Option<Snapshot>,
+    /// What became known since the snapshot was made up.
+    news: BTreeSet<ObjectRef>,
 }
 
 impl Replica {
@@ -134,6 +136,7 @@ impl Replica {
                     revision,
                     object: None,
                 };
+                self.news.insert(name.clone());
             }
         }
         for stream in &mut self.streams {
@@ -146,6 +149,7 @@ impl Replica {
         match self.cache.get(name) {
             Some(cached) if cached.revision >= revision => false,
             _ => {
+                self.news.insert(name.clone());
                 self.cache.insert(
                     name.clone(),
                     Cached {
@@ -248,26 +252,62 @@ impl Replica {
         1_000 + lag + if broken { 30_000 } else { 0 }
     }
 
-    /// The canary, decoded once for each version.
-    pub fn canary(&mut self, name: &ObjectRef) -> Option<(Arc<Object>, Arc<Canary>)> {
+    /// The canary and its version.
+    #[must_use]
+    pub fn canary(&self, name: &ObjectRef) -> Option<(u64, Arc<Object>)> {
         let cached = self.cache.get(name)?;
-        let object = cached.object.clone()?;
-        if let Some((revision, canary)) = &self.decoded
-            && *revision == cached.revision
-        {
-            return Some((object, Arc::clone(canary)));
+        Some((cached.revision, cached.object.clone()?))
+    }
+
+    /// Brings a snapshot to what is known now: what became known since it was last done, or everything that was ever wanted.
+    pub fn inform(&mut self, snapshot: &mut Snapshot, everything: bool) {
+        let news = std::mem::take(&mut self.news);
+        for want in &self.wants {
+            match want {
+                Want::Object(name) if everything || news.contains(name) => {
+                    snapshot.add_object(name.clone(), self.read(name));
+                }
+                Want::List(list)
+                    if everything
+                        || news.iter().any(|name| {
+                            name.kind == list.kind && name.namespace == list.namespace
+                        }) =>
+                {
+                    snapshot.add_list(list.clone(), self.list(list));
+                }
+                _ => {}
+            }
         }
-        let canary = Arc::new(Canary::decode(object.value()).ok()?);
-        self.decoded = Some((cached.revision, Arc::clone(&canary)));
-        Some((object, canary))
+        if everything {
+            for (key, finding) in &self.answers {
+                snapshot.add_finding(key.clone(), finding.clone());
+            }
+        }
+    }
+
+    /// Wants more than before.
+    pub fn want(&mut self, snapshot: &mut Snapshot, more: BTreeSet<Want>) {
+        for want in &more {
+            match want {
+                Want::Object(name) => snapshot.add_object(name.clone(), self.read(name)),
+                Want::List(list) => snapshot.add_list(list.clone(), self.list(list)),
+            }
+        }
+        self.wants.extend(more);
     }
 
     /// Keeps an answer.
     pub fn keep(&mut self, key: String, finding: Finding) {
         self.pending.remove(&key);
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.add_finding(key.clone(), finding.clone());
+        }
         self.answers.push_back((key, finding));
-        if self.answers.len() > MOST_ANSWERS {
-            self.answers.pop_front();
+        if self.answers.len() > MOST_ANSWERS
+            && let Some((old, _)) = self.answers.pop_front()
+            && let Some(snapshot) = &mut self.snapshot
+        {
+            snapshot.forget_finding(&old);
         }
     }
 }

@@ -7,6 +7,7 @@ use super::world::{Coverage, World};
 use crate::api::Phase;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,17 @@ pub struct Report {
 /// Lets the histories of `seed`, `seed + 1`, … happen on all cores. Stops early after `enough` failures.
 #[must_use]
 pub fn histories(seed: u64, count: u64, enough: usize, mutant: Option<Mutant>) -> Report {
+    watched_histories(seed, count, enough, mutant, None)
+}
+
+/// The same, with somebody who looks at what is done already.
+fn watched_histories(
+    seed: u64,
+    count: u64,
+    enough: usize,
+    mutant: Option<Mutant>,
+    progress: Option<&Progress>,
+) -> Report {
     let started = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicU64::new(0);
@@ -115,6 +127,9 @@ pub fn histories(seed: u64, count: u64, enough: usize, mutant: Option<Mutant>) -
                     failed.fetch_add(1, Ordering::Relaxed);
                     part.failures.push((seed, violation));
                 }
+                if let Some(progress) = progress {
+                    progress.say(number, count, failed.load(Ordering::Relaxed), started);
+                }
             }
         };
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
@@ -134,6 +149,52 @@ pub fn histories(seed: u64, count: u64, enough: usize, mutant: Option<Mutant>) -
     report.failures.sort_by_key(|(seed, _)| *seed);
     report.took = started.elapsed();
     report
+}
+
+/// Says now and then how far a long run has come: on a terminal in one line that changes, elsewhere a line every half minute.
+struct Progress {
+    terminal: bool,
+    /// When it spoke last, in seconds since the start.
+    spoke: AtomicU64,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            terminal: std::io::stderr().is_terminal(),
+            spoke: AtomicU64::new(0),
+        }
+    }
+
+    fn say(&self, done: u64, of: u64, failed: u64, started: Instant) {
+        let seconds = started.elapsed().as_secs();
+        let spoke = self.spoke.load(Ordering::Relaxed);
+        let pause = if self.terminal { 1 } else { 30 };
+        let due = seconds >= spoke + pause
+            && self
+                .spoke
+                .compare_exchange(spoke, seconds, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if !due {
+            return;
+        }
+        let rate = done as f64 / seconds as f64;
+        let text =
+            format!("{done} of {of} histories, {rate:.0} a second, {failed} with violations");
+        if self.terminal {
+            eprint!("\r{text}  ");
+        } else {
+            eprintln!("{text}");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.terminal && self.spoke.load(Ordering::Relaxed) > 0 {
+            eprintln!();
+        }
+    }
 }
 
 fn add<K: Ord>(sum: &mut BTreeMap<K, u64>, part: BTreeMap<K, u64>) {
@@ -268,6 +329,8 @@ pub struct Wish {
     pub story: bool,
     /// Put in one deliberate defect after the other instead, and say what caught each.
     pub mutants: bool,
+    /// After how many histories with violations to stop.
+    pub failures: usize,
 }
 
 impl Default for Wish {
@@ -277,6 +340,7 @@ impl Default for Wish {
             seed: 1,
             story: false,
             mutants: false,
+            failures: 5,
         }
     }
 }
@@ -290,12 +354,12 @@ pub fn carry_out(wish: &Wish) -> (String, bool) {
     if wish.mutants {
         return mutants(wish.seed, wish.histories);
     }
-    simulate(wish.seed, wish.histories)
+    simulate(wish.seed, wish.histories, wish.failures)
 }
 
 /// Runs `count` histories from `seed` on.
-fn simulate(seed: u64, count: u64) -> (String, bool) {
-    let report = histories(seed, count, 5, None);
+fn simulate(seed: u64, count: u64, enough: usize) -> (String, bool) {
+    let report = watched_histories(seed, count, enough, None, Some(&Progress::new()));
     let mut text = report.to_string();
     if let Some((seed, _)) = report.failures.first() {
         for (seed, violation) in &report.failures {

@@ -69,8 +69,11 @@ struct Stored {
     object: Arc<Object>,
     revision: u64,
     /// What each manager that applies owns.
-    owned: Arc<BTreeMap<Hand, Value>>,
+    owned: Arc<Owned>,
 }
+
+/// The fields that each manager owns.
+type Owned = BTreeMap<Hand, Arc<Value>>;
 
 /// The API server's memory.
 #[derive(Clone, Debug, Default)]
@@ -197,10 +200,15 @@ impl Store {
         let others: Vec<&Value> = owned
             .iter()
             .filter(|(hand, _)| **hand != by)
-            .map(|(_, part)| part)
+            .map(|(_, part)| part.as_ref())
             .collect();
-        merge::apply(&mut value, &body, owned.get(&by), &others);
-        owned.insert(by, body);
+        merge::apply(
+            &mut value,
+            &body,
+            owned.get(&by).map(AsRef::as_ref),
+            &others,
+        );
+        owned.insert(by, Arc::new(body));
         self.put(name, live.as_ref(), value, by, Arc::new(owned), now)
     }
 
@@ -219,9 +227,12 @@ impl Store {
         let mut owned = Arc::clone(&stored.owned);
         let mut value = live.value().clone();
         change(&mut value)?;
-        if !owned.is_empty() {
+        if owned
+            .values()
+            .any(|part| merge::disowns(part, live.value(), &value))
+        {
             for part in Arc::make_mut(&mut owned).values_mut() {
-                merge::disown(part, live.value(), &value);
+                merge::disown(Arc::make_mut(part), live.value(), &value);
             }
         }
         self.put(name, Some(&live), value, by, owned, now)
@@ -238,14 +249,23 @@ impl Store {
         let stored = self.objects.get(name).ok_or(Refusal::NotFound)?;
         check(name, &stored.object, expect)?;
         let live = Arc::clone(&stored.object);
-        let mut value = live.value().clone();
-        if !value["status"].is_object() {
-            value["status"] = json!({});
-        }
-        status(&mut value["status"]);
-        if value == *live.value() {
+        let before = live.at("/status");
+        let mut after = if before.is_object() {
+            before.clone()
+        } else {
+            json!({})
+        };
+        status(&mut after);
+        if after == *before {
             return Ok(live);
         }
+        let rest = live.value().as_object().into_iter().flatten();
+        let mut value: serde_json::Map<String, Value> = rest
+            .filter(|(key, _)| *key != "status")
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        value.insert("status".to_owned(), after);
+        let value = Value::Object(value);
         let owned = Arc::clone(&stored.owned);
         Ok(self.keep(name, Some(&live), value, by, owned))
     }
@@ -308,7 +328,7 @@ impl Store {
         live: Option<&Arc<Object>>,
         mut value: Value,
         by: Hand,
-        owned: Arc<BTreeMap<Hand, Value>>,
+        owned: Arc<Owned>,
         now: Timestamp,
     ) -> Result<Arc<Object>, Refusal> {
         merge::defaults(&name.kind, &mut value);
@@ -357,7 +377,7 @@ impl Store {
         live: Option<&Arc<Object>>,
         mut value: Value,
         by: Hand,
-        owned: Arc<BTreeMap<Hand, Value>>,
+        owned: Arc<Owned>,
     ) -> Arc<Object> {
         self.revision += 1;
         value["metadata"]["resourceVersion"] = json!(self.revision.to_string());

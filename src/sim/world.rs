@@ -131,6 +131,12 @@ pub struct World {
     pub remembers: bool,
     /// The ready pods that each Service's slice names.
     pub ready: [Vec<u64>; 3],
+    /// The pods that each Service's slice names, with their readiness; `None` where there is no slice.
+    slices: [Option<Vec<(u64, bool)>>; 3],
+    /// Whose pods each Service selects.
+    selected: [Option<Deployment>; 3],
+    /// Every version of the canary.
+    canaries: BTreeMap<u64, Arc<Canary>>,
     /// The image that the target asks for.
     target_image: String,
     /// `spec.suspend`.
@@ -184,6 +190,9 @@ impl World {
             status: CanaryStatus::default(),
             remembers: true,
             ready: Default::default(),
+            slices: Default::default(),
+            selected: [None; 3],
+            canaries: BTreeMap::new(),
             target_image: String::new(),
             suspended: false,
             generation: 0,
@@ -533,13 +542,30 @@ impl World {
                 && let Some(after) = &change.after
             {
                 let before = std::mem::take(&mut self.status);
-                self.status =
-                    serde_json::from_value(after.at("/status").clone()).unwrap_or_default();
+                let decoded = self.decoded(change.revision, after);
+                self.status = decoded
+                    .and_then(|canary| canary.status.clone())
+                    .unwrap_or_default();
                 self.react(before.phase);
                 invariants::after_status(self, &change, &before);
             }
             invariants::after_write(self, &change);
         }
+    }
+
+    /// The canary of one version, decoded once for everybody.
+    fn decoded(&mut self, revision: u64, object: &Object) -> Option<Arc<Canary>> {
+        if let Some(known) = self.canaries.get(&revision) {
+            return Some(Arc::clone(known));
+        }
+        let earlier = self.canaries.values().next_back();
+        let decoded = match earlier {
+            Some(earlier) => Canary::decode_after(earlier, object.value()),
+            None => Canary::decode(object.value()),
+        };
+        let decoded = Arc::new(decoded.ok()?);
+        self.canaries.insert(revision, Arc::clone(&decoded));
+        Some(decoded)
     }
 
     /// Keeps at hand what is looked at all the time.
@@ -552,6 +578,16 @@ impl World {
                 .position(|name| change.name.name.strip_suffix("-slice") == Some(name))
             {
                 self.ready[service] = after.map_or_else(Vec::new, ready_pods);
+                if after.is_none() {
+                    self.slices[service] = None;
+                }
+            }
+        } else if *kind == kinds::SERVICE {
+            if let Some(service) = SERVICES.iter().position(|name| *name == change.name.name) {
+                let wanted = after.map_or("", |service| service.text("/spec/selector/app"));
+                self.selected[service] = Deployment::ALL
+                    .into_iter()
+                    .find(|which| which.name() == wanted);
             }
         } else if (*kind == kinds::DEPLOYMENT || *kind == kinds::DAEMON_SET)
             && change.name.name == "web"
@@ -559,12 +595,12 @@ impl World {
             self.target_image = change.after.as_ref().map(image_of).unwrap_or_default();
         } else if *kind == kinds::CANARY {
             self.suspended = after.is_some_and(|canary| canary.at("/spec/suspend") == true);
-            if let Some(canary) = after
+            if let Some(canary) = &change.after
                 && canary.generation() != self.generation
-                && let Ok(decoded) = Canary::decode(canary.value())
+                && let Some(decoded) = self.decoded(change.revision, canary)
             {
                 self.generation = canary.generation();
-                self.analysis = decoded.spec.analysis;
+                self.analysis = decoded.spec.analysis.clone();
             }
             if after.is_none() {
                 self.truth.gone = true;
@@ -751,7 +787,7 @@ impl World {
 
     fn endpoints_soon(&mut self, which: Deployment) {
         for service in 0..SERVICES.len() {
-            if self.selected(service) == Some(which) {
+            if self.selected[service] == Some(which) {
                 let delay = self.random.between(5, 150);
                 self.at(delay, Event::Endpoints(service));
             }
@@ -771,17 +807,6 @@ impl World {
         self.endpoints_soon(which);
     }
 
-    /// The Deployment whose pods a Service selects.
-    fn selected(&self, service: usize) -> Option<Deployment> {
-        let object = self
-            .store
-            .get(&kinds::SERVICE.named(NAMESPACE, SERVICES[service]))?;
-        let wanted = object.text("/spec/selector/app");
-        Deployment::ALL
-            .into_iter()
-            .find(|which| which.name() == wanted)
-    }
-
     fn write_endpoints(&mut self, service: usize) {
         let name = kinds::ENDPOINT_SLICE.named(NAMESPACE, &format!("{}-slice", SERVICES[service]));
         if self
@@ -793,20 +818,29 @@ impl World {
             let _ = self.store.delete(&name, &Expect::Any, Hand::Cluster, now);
             return;
         }
-        let pods: Vec<Value> = self.selected(service).map_or_else(Vec::new, |which| {
+        let pods: Vec<(u64, bool)> = self.selected[service].map_or_else(Vec::new, |which| {
             self.workloads[usize::from(which == Deployment::Primary)]
                 .pods
                 .iter()
                 .filter(|pod| !pod.stopping)
-                .map(|pod| {
-                    json!({
-                        "addresses": [pod.id.to_string()],
-                        "conditions": {"ready": pod.ready},
-                        "targetRef": {"kind": "Pod", "name": pod.id.to_string()},
-                    })
-                })
+                .map(|pod| (pod.id, pod.ready))
                 .collect()
         });
+        if self.slices[service].as_ref() == Some(&pods) {
+            return;
+        }
+        let endpoints: Vec<Value> = pods
+            .iter()
+            .map(|(id, ready)| {
+                json!({
+                    "addresses": [id.to_string()],
+                    "conditions": {"ready": ready},
+                    "targetRef": {"kind": "Pod", "name": id.to_string()},
+                })
+            })
+            .collect();
+        self.slices[service] = Some(pods);
+        let pods = endpoints;
         let now = self.stamp();
         if self.store.get(&name).is_some() {
             let _ = self
@@ -1127,36 +1161,40 @@ impl World {
             return;
         }
         let name = kinds::CANARY.named(NAMESPACE, CANARY);
-        let Some((object, canary)) = self.replicas[replica].canary(&name) else {
+        let Some((revision, object)) = self.replicas[replica].canary(&name) else {
+            return;
+        };
+        let Some(canary) = self.decoded(revision, &object) else {
             return;
         };
         let mut decision = None;
+        let now = self.stamp();
+        // A defect may make more of what was read than is there, so nothing is taken from the pass before.
+        let fresh = self.mutant.is_some() || !self.remembers;
+        let kept = self.replicas[replica].snapshot.take();
+        let everything = fresh || kept.is_none();
+        let mut snapshot = match kept {
+            Some(mut snapshot) if !fresh => {
+                snapshot.now = now;
+                snapshot.canary = Arc::clone(&canary);
+                snapshot
+            }
+            _ => Snapshot::new(now, Arc::clone(&canary), Arc::clone(&self.settings)),
+        };
+        snapshot.memory = self
+            .remembers
+            .then(|| Arc::clone(&self.replicas[replica].memory));
+        self.replicas[replica].inform(&mut snapshot, everything);
         for _ in 0..8 {
-            let mut snapshot = Snapshot::new(
-                self.stamp(),
-                Arc::clone(&canary),
-                Arc::clone(&self.settings),
-            );
             snapshot.entropy = self.random.next();
-            snapshot.memory = self
-                .remembers
-                .then(|| Arc::clone(&self.replicas[replica].memory));
-            let one = &self.replicas[replica];
-            for want in &one.wants {
-                match want {
-                    Want::Object(name) => {
-                        let reading = one.read(name);
-                        let reading = self.mutant.map_or_else(
-                            || reading.clone(),
-                            |mutant| mutant.reading(name, reading.clone(), self),
-                        );
+            if let Some(mutant) = self.mutant {
+                for want in &self.replicas[replica].wants {
+                    if let Want::Object(name) = want {
+                        let reading = self.replicas[replica].read(name);
+                        let reading = mutant.reading(name, reading, self);
                         snapshot.add_object(name.clone(), reading);
                     }
-                    Want::List(list) => snapshot.add_list(list.clone(), one.list(list)),
                 }
-            }
-            for (key, finding) in &one.answers {
-                snapshot.add_finding(key.clone(), finding.clone());
             }
             self.passes += 1;
             let made = decide(&snapshot);
@@ -1164,8 +1202,9 @@ impl World {
                 decision = Some(made);
                 break;
             }
-            self.replicas[replica].wants.extend(made.wants);
+            self.replicas[replica].want(&mut snapshot, made.wants);
         }
+        self.replicas[replica].snapshot = Some(snapshot);
         let Some(mut decision) = decision else {
             return self.violate(
                 "I11 ends",
@@ -1175,7 +1214,7 @@ impl World {
         if let Some(mutant) = self.mutant {
             mutant.decision(&mut decision, &canary, self);
         }
-        for need in decision.needs.clone() {
+        for need in std::mem::take(&mut decision.needs) {
             self.ask(replica, need);
         }
         if decision.status.is_none() && decision.writes.is_empty() {
@@ -1233,8 +1272,7 @@ impl World {
         } else if status_now {
             self.write_status(replica, &work)
         } else {
-            let write = work.decision.writes[work.next].clone();
-            self.write(replica, &write)
+            self.write(replica, &work.decision.writes[work.next])
         };
         let result = match fault {
             Some(Fault::CrashAfter) => return self.crash(replica),
@@ -1341,18 +1379,19 @@ impl World {
     }
 
     fn write(&mut self, replica: usize, write: &Write) -> Result<Written, Refusal> {
-        let mut write = write.clone();
-        if self.mutant.is_some_and(Mutant::writes_unguarded)
-            && let Write::Apply { expect, .. }
-            | Write::Patch { expect, .. }
-            | Write::Delete { expect, .. } = &mut write
-        {
-            *expect = Expect::Any;
-        }
         let now = self.stamp();
         self.witness.writer = replica;
         let before = self.store.revision();
-        self.store.write(&write, Hand::Serin, now)?;
+        if self.mutant.is_some_and(Mutant::writes_unguarded) {
+            let mut write = write.clone();
+            let (Write::Apply { expect, .. }
+            | Write::Patch { expect, .. }
+            | Write::Delete { expect, .. }) = &mut write;
+            *expect = Expect::Any;
+            self.store.write(&write, Hand::Serin, now)?;
+        } else {
+            self.store.write(write, Hand::Serin, now)?;
+        }
         Ok(self.written(&write.target(), before))
     }
 

@@ -258,8 +258,8 @@ pub mod service_target;
 pub mod services;
 
 pub use ownership::refuse_foreign;
-pub use pod_template::flagger_id;
 use pod_template::runs_template;
+pub use pod_template::{flagger_id, found_template};
 
 /// The target kind of a canary, by `spec.targetRef.kind` of a workload that has pods.
 #[must_use]

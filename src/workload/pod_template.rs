@@ -7,9 +7,10 @@
 //! podAntiAffinity, topologySpreadConstraints  L = V  ▶ L = V-primary
 //! ```
 
+use crate::object::Object;
 use crate::workload::metadata::drop_toolkit_keys;
 use crate::workload::ownership::PRIMARY_SUFFIX;
-use crate::workload::{PrimaryRequest, SelectorLabel};
+use crate::workload::{PrimaryRequest, SelectorLabel, Target};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -77,6 +78,19 @@ fn renamed(
         for container in items(&mut template["spec"], containers) {
             keep_last_of_each_name(container.get_mut("env"));
         }
+    }
+    template
+}
+
+/// The template that a primary of Flagger's was made from, as far as its renames are known: made into a primary again it gives the same
+/// pods. Names of copied configs stay as they are, since the copies are what that revision was judged with.
+#[must_use]
+pub fn found_template(kind: &dyn Target, primary: &Object, selector: &SelectorLabel) -> Value {
+    let mut template = kind.template(primary);
+    let metadata = &mut template["metadata"];
+    metadata["labels"][&selector.key] = Value::String(selector.value.clone());
+    if let Some(annotations) = metadata["annotations"].as_object_mut() {
+        annotations.remove(FLAGGER_ID);
     }
     template
 }

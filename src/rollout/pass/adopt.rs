@@ -2,52 +2,74 @@
 
 use super::{Pass, weights};
 use crate::api::Phase;
-use crate::object::Reading;
+use crate::object::{Reading, Write};
+use crate::rollout::converge;
 use crate::rollout::decision::Severity;
 use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, View};
 use crate::routing::{Split, Weight};
-use crate::workload::{configs, revision};
+use crate::workload::{self, configs, revision};
 use std::collections::BTreeMap;
 
 impl<'a> Pass<'a> {
     /// A cluster that Flagger ran until now: the status has a phase and hashes, but nothing of ours, and Flagger's hashes can't be made
     /// anew. When target and primary carry the same template nothing is started; otherwise the target is a revision to be judged,
     /// unless it was judged and failed.
-    pub(super) fn adopt(&mut self, view: &View<'a>) {
+    ///
+    /// A write that comes back must be done before anything else: what the primary runs is kept before the status speaks of it, since the
+    /// target, which it is kept from, may change at any moment.
+    pub(super) fn adopt(&mut self, view: &View<'a>) -> Option<Write> {
         let foreign = self
             .status
             .last_applied_spec
             .as_deref()
             .is_some_and(|hash| !hash.starts_with("s1:"));
-        let Some(primary) = view.primary.object() else {
-            return;
-        };
         if !foreign || self.status.promoted.is_some() || self.status.run.is_some() {
-            return;
+            return None;
         }
+        let Some(primary) = view.primary.object() else {
+            // Nothing is left of what was promoted: it begins with what the target carries, as a new canary does.
+            self.status.phase = Phase::Initializing;
+            self.status.last_applied_spec = None;
+            return None;
+        };
         let same = view.kind.runs(
             primary,
             &view.template,
             self.canary.target_name(),
             &view.selector,
         );
-        let promoted = if same {
-            Identity {
+        let before = self.status.tracked_configs.clone().unwrap_or_default();
+        let (promoted, template) = if same {
+            let identity = Identity {
                 revision: view.identity.revision.clone(),
                 configs: copied_configs(view),
-            }
+            };
+            (identity, Some(view.template.as_ref().clone()))
+        } else if view.kind.has_pods() {
+            // Without it a promotion that fails, or a primary that is deleted, would have no way back.
+            let template = workload::found_template(view.kind, primary, &view.selector);
+            let identity = Identity {
+                revision: workload::revision_hash(&template),
+                configs: before,
+            };
+            (identity, Some(template))
         } else {
-            Identity {
-                revision: self
-                    .status
-                    .last_promoted_spec
-                    .clone()
-                    .unwrap_or_else(|| "unknown".to_owned()),
-                configs: self.status.tracked_configs.clone().unwrap_or_default(),
-            }
+            let revision = self.status.last_promoted_spec.clone();
+            let identity = Identity {
+                revision: revision.unwrap_or_else(|| "unknown".to_owned()),
+                configs: before,
+            };
+            (identity, None)
         };
-        let kept = same.then(|| revision::object_ref(self.canary, &promoted.revision).name);
+        let kept = template
+            .as_ref()
+            .map(|_| revision::object_ref(self.canary, &promoted.revision).name);
+        if let Some(template) = template
+            && let Some(write) = converge::keep_found(view, &promoted, template)
+        {
+            return Some(write);
+        }
         let phase = self.status.phase;
         self.record_promoted(view, &promoted, kept);
         match phase {
@@ -74,6 +96,7 @@ impl<'a> Pass<'a> {
             "Adopted",
             format!("{} is taken over in phase {phase}", self.full_name()),
         );
+        None
     }
 
     pub(super) fn take_over_run(&mut self, view: &View<'a>) {
@@ -94,7 +117,18 @@ impl<'a> Pass<'a> {
         self.record_applied(&view.identity);
     }
 
-    pub(super) fn take_over_promotion(&mut self, view: &View<'a>) {
+    /// Flagger had judged what it was promoting, but which revision that was can't be known: its hash can't be made anew, and the target may
+    /// have changed while no controller ran. What the primary runs already was judged; anything else is judged once more, with the
+    /// traffic that it has.
+    pub(super) fn take_over_judged(&mut self, view: &View<'a>) {
+        if self.is_promoted(&view.identity) {
+            return self.take_over_promotion(view);
+        }
+        self.status.phase = Phase::Progressing;
+        self.take_over_run(view);
+    }
+
+    fn take_over_promotion(&mut self, view: &View<'a>) {
         let split = view
             .route
             .as_ref()

@@ -106,6 +106,7 @@ impl<'a> Pass<'a> {
     ) {
         if self.gate_passed(view, round, HookType::ConfirmPromotion, judged) {
             self.record_metrics(judged);
+            self.with_run(|run| run.checks += 1);
             self.start_promotion(view);
         }
     }

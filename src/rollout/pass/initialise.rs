@@ -2,12 +2,12 @@
 //! the user's own workload serves, whatever happens.
 
 use super::reasons::{Moment, with_reasons};
-use super::{Pass, weights};
+use super::{Pass, split_of, weights};
 use crate::api::Phase;
 use crate::rollout::decision::Severity;
 use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, Side, View, signed};
-use crate::routing::Split;
+use crate::routing::{Split, Weight};
 use crate::workload::Readiness;
 use jiff::Timestamp;
 
@@ -16,25 +16,12 @@ impl<'a> Pass<'a> {
         let seed = view.identity.clone();
         let fresh = self.status.run.is_none();
         let switching = self.run_ref().is_some_and(|run| run.drain_from.is_some());
-        let seed_changed = self
-            .run_ref()
-            .is_some_and(|run| run.revision != seed.revision);
-        // A primary that died after the switch does not serve either: a fix must be able to follow.
-        let unserved = !switching || view.is_dark(Side::Primary);
-        if fresh || (seed_changed && unserved) {
-            // Until the primary serves, the user's own workload does; so the primary follows it.
-            self.status.phase = Phase::Initializing;
-            let mut run = self.new_run(view, Stage::Initializing, 0);
-            run.weights = None;
-            if switching {
-                // The route is ours already and goes on keeping requests served.
-                run.weights = Some(weights(Split::PRIMARY));
-                run.drain_from = Some(self.now);
-                run.diverted = self.run_ref().is_some_and(|old| old.diverted);
-            }
-            self.status.run = Some(run);
-            self.status.last_applied_spec = None;
-            return;
+        let seed_changed = !self.is_ours(&seed);
+        // A primary that died after the switch does not serve either, and one that does not become ready serves with what it had: a fix
+        // must be able to follow.
+        let stuck = !switching || view.is_dark(Side::Primary) || self.status.phase == Phase::Failed;
+        if fresh || (seed_changed && stuck) {
+            return self.begin_initialisation(view, switching);
         }
         self.probe_backends(view);
         let since = self.run_ref().and_then(|run| run.started_at);
@@ -115,6 +102,26 @@ impl<'a> Pass<'a> {
                 self.canary.spec.target_ref.kind
             ),
         );
+    }
+
+    /// Until the primary serves, the user's own workload does; so the primary follows it.
+    fn begin_initialisation(&mut self, view: &View<'a>, switching: bool) {
+        self.status.phase = Phase::Initializing;
+        let mut run = self.new_run(view, Stage::Initializing, 0);
+        run.weights = None;
+        if switching {
+            // The route is ours already and goes on keeping requests served.
+            run.weights = Some(weights(Split::PRIMARY));
+            run.drain_from = Some(self.now);
+            run.diverted = self
+                .run_ref()
+                .is_some_and(|old| old.diverted || split_of(old).canary > Weight::NONE);
+            if !run.diverted {
+                self.status.canary_weight = 0;
+            }
+        }
+        self.status.run = Some(run);
+        self.status.last_applied_spec = None;
     }
 
     /// The primary does not become ready. The user's workload goes on serving, so nothing is undone; it is only said.

@@ -59,7 +59,7 @@ impl<'a> Pass<'a> {
 
     pub(super) fn promote(&mut self, view: &View<'a>) {
         if self.run_ref().is_none() {
-            return self.take_over_promotion(view);
+            return self.take_over_judged(view);
         }
         let Some(run) = self.run_ref().cloned() else {
             return;
@@ -159,10 +159,13 @@ impl<'a> Pass<'a> {
 
     /// While the primary rolls, neither a canary that went dark nor one that carries a newer, unjudged template may keep the traffic.
     pub(super) fn keep_served(&mut self, view: &View<'a>, run: &Run) {
-        let split = split_of(run);
+        let carried = if run.diverted {
+            Weight::clamped(self.status.canary_weight)
+        } else {
+            split_of(run).canary
+        };
         let unjudged = !self.is_ours(&view.identity);
-        if split.canary > Weight::NONE
-            && !run.diverted
+        if carried > Weight::NONE
             && view.serves(Side::Primary)
             && (unjudged || view.is_dark(Side::Canary))
         {
@@ -172,8 +175,7 @@ impl<'a> Pass<'a> {
                 "has a newer revision that was not judged"
             };
             self.divert_because(Side::Canary, why);
-        } else if split.canary < Weight::ALL
-            && !run.diverted
+        } else if carried < Weight::ALL
             && !unjudged
             && view.is_dark(Side::Primary)
             && view.serves(Side::Canary)
@@ -265,7 +267,7 @@ impl<'a> Pass<'a> {
 
     pub(super) fn finalise(&mut self, view: &View<'a>) {
         if self.run_ref().is_none() {
-            return self.take_over_promotion(view);
+            return self.take_over_judged(view);
         }
         let Some(run) = self.run_ref().cloned() else {
             return;

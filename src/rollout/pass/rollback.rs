@@ -7,7 +7,7 @@ use crate::rollout::checks;
 use crate::rollout::decision::{Severity, Tally};
 use crate::rollout::stage::Stage;
 use crate::rollout::view::{Side, View, signed};
-use crate::routing::Split;
+use crate::routing::{Split, Weight};
 
 impl<'a> Pass<'a> {
     pub(super) fn begin_rollback(&mut self, view: &View<'a>, stage: Stage, cause: String) {
@@ -45,6 +45,23 @@ impl<'a> Pass<'a> {
         let heard = !failed
             || !view.target_is_up()
             || self.last_words(view, Side::Canary, run.waiting_since);
+        // What the way back asked for may not have reached the route before the primary went dark: what answers goes on answering.
+        let carried = view.route.as_ref().ok().and_then(|route| route.split);
+        if let Some(carried) = carried
+            && run.drain_from.is_some()
+            && carried.canary > Weight::NONE
+            && view.is_dark(Side::Primary)
+            && view.serves(Side::Canary)
+        {
+            let now = self.now;
+            self.with_run(|run| {
+                run.weights = Some(weights(carried));
+                run.drain_from = None;
+                run.waiting_since = Some(now);
+            });
+            self.status.canary_weight = i64::from(carried.canary.percent());
+            return;
+        }
         let Some(_) = run.drain_from else {
             if view.serves(Side::Primary) {
                 let now = self.now;

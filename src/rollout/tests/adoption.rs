@@ -1,6 +1,7 @@
 //! Taking over from Flagger 1.4x in each phase: its objects and its status, with hashes that can't be made anew, are what is there.
 
 use super::*;
+use crate::object::kinds;
 
 /// What Flagger leaves behind: objects with its marks, the route, and a status with this phase.
 struct Left {
@@ -306,6 +307,113 @@ fn a_promotion_that_was_under_way_is_carried_to_its_end() {
             assert_eq!(cluster.replicas("podinfo"), 0, "{phase} {primary}");
         }
     }
+}
+
+/// Found by simulation: which revision Flagger had judged can't be known, and the target's present one was promoted unseen.
+#[test]
+fn a_revision_that_came_while_no_controller_ran_is_judged_before_its_promotion() {
+    for (phase, weight) in [("Promoting", 40), ("Promoting", 0), ("Finalising", 0)] {
+        let left = Left {
+            phase,
+            target: ("podinfo:bad", 2),
+            primary: "podinfo:1",
+            weight,
+            more: "",
+        };
+        let mut cluster = left_with(&left, &canary(MEASURED));
+        cluster
+            .answer_metric(SUCCESS_RATE, Measurement::Value(90.0))
+            .run_until(Phase::Failed);
+        cluster.run_until_calm();
+        assert_eq!(cluster.image("podinfo-primary"), "podinfo:1", "{phase}");
+        assert_eq!(cluster.split(), Some((100, 0)), "{phase}");
+        assert_eq!(cluster.outcomes(), ["RolledBack"], "{phase}");
+    }
+}
+
+/// Found by simulation: the write that kept it timed out, the target changed, and a failed promotion had no way back.
+#[test]
+fn what_is_taken_over_is_kept_before_the_status_speaks_of_it() {
+    let mut cluster = left(&Left {
+        phase: "Promoting",
+        target: ("podinfo:1", 2),
+        primary: "podinfo:1",
+        weight: 40,
+        more: "",
+    });
+    cluster.run_once();
+    assert_eq!(cluster.count(&kinds::CONTROLLER_REVISION), 1);
+    assert_eq!(cluster.status().promoted, None);
+    cluster.deploy("podinfo:2").run_until(Phase::Succeeded);
+    assert_eq!(cluster.image("podinfo-primary"), "podinfo:2");
+}
+
+/// Found by simulation: the run of the target's revision had no primary to come back to, and nobody answered.
+#[test]
+fn a_primary_that_went_while_no_controller_ran_is_made_from_the_target() {
+    for phase in ["Initialized", "Succeeded", "Failed", "Progressing"] {
+        let mut cluster = left(&Left {
+            phase,
+            target: ("podinfo:2", 2),
+            primary: "podinfo:1",
+            weight: 0,
+            more: "",
+        });
+        cluster
+            .remove(&deployment("podinfo-primary"))
+            .run_until(Phase::Initialized);
+        assert_eq!(cluster.image("podinfo-primary"), "podinfo:2", "{phase}");
+        assert_eq!(cluster.split(), Some((100, 0)), "{phase}");
+    }
+}
+
+/// Found by simulation: the first promotion after a take-over failed, and nobody had kept what the primary ran before.
+#[test]
+fn what_flaggers_primary_ran_comes_back_after_a_failed_promotion_and_after_a_deletion() {
+    for deleted in [false, true] {
+        let mut cluster = left(&Left {
+            phase: "Succeeded",
+            target: ("podinfo:2", 0),
+            primary: "podinfo:1",
+            weight: 0,
+            more: "",
+        });
+        cluster.run_until(Phase::Progressing);
+        if deleted {
+            cluster
+                .remove(&deployment("podinfo-primary"))
+                .run_until_calm();
+            assert_eq!(cluster.image("podinfo-primary"), "podinfo:1");
+            continue;
+        }
+        cluster
+            .pods("podinfo-primary", Pods::Stuck)
+            .run_until(Phase::Failed);
+        cluster.run_until_calm();
+        assert_eq!(cluster.image("podinfo-primary"), "podinfo:1");
+        cluster.pods_ready("podinfo-primary").deploy("podinfo:1");
+        cluster.run_until(Phase::Succeeded);
+        cluster.run_until_calm();
+        assert_eq!(cluster.split(), Some((100, 0)));
+        assert_eq!(cluster.outcomes().last().unwrap(), "Held");
+    }
+}
+
+#[test]
+fn a_run_that_stood_at_its_last_step_counts_the_check_that_lets_it_pass() {
+    let left = Left {
+        phase: "Progressing",
+        target: ("podinfo:2", 2),
+        primary: "podinfo:1",
+        weight: 40,
+        more: "",
+    };
+    let mut cluster = left_with(&left, &canary(MEASURED));
+    cluster.run_until_calm();
+    cluster
+        .pods("podinfo-primary", Pods::Stuck)
+        .run_until(Phase::Promoting);
+    assert_eq!(cluster.status().run.unwrap().checks, 1);
 }
 
 #[test]

@@ -284,6 +284,13 @@ spec:
         );
     }
 
+    /// One pass, with what it asks for.
+    pub fn run_once(&mut self) -> &mut Self {
+        self.turn();
+        self.pass();
+        self
+    }
+
     /// Lets time go by, with a run at each moment for which a decision asked.
     pub fn advance(&mut self, seconds: i64) -> &mut Self {
         let end = self.now + SignedDuration::from_secs(seconds);

@@ -363,6 +363,34 @@ fn what_the_api_server_refuses_is_said_in_the_conditions_and_taken_back() {
     );
 }
 
+/// Found by simulation: the controller died between the status and the route, and when the next one came only the canary answered.
+#[test]
+fn a_way_back_that_never_reached_the_route_waits_for_the_primary() {
+    let mut cluster = progressing(MEASURED);
+    cluster.advance(1);
+    cluster
+        .gateway_is_silent()
+        .answer_metric(SUCCESS_RATE, Measurement::Value(90.0))
+        .advance(20);
+    assert_eq!(cluster.status().run.unwrap().stage, "RollingBack");
+    cluster
+        .pods("podinfo-primary", Pods::Dead)
+        .edit(&route(), |route| {
+            let backends = &mut route["spec"]["rules"][0]["backendRefs"];
+            for (position, weight) in [(0, 80), (1, 20)] {
+                backends[position]["weight"] = json!(weight);
+            }
+        })
+        .run_until_calm();
+    assert_eq!(cluster.split(), Some((80, 20)), "it stays as it is");
+    assert_eq!(cluster.status().canary_weight, 20);
+    cluster
+        .pods_ready("podinfo-primary")
+        .gateway_applies()
+        .run_until(Phase::Failed);
+    assert_eq!(cluster.split(), Some((100, 0)));
+}
+
 /// Found by simulation: the status went on saying that the canary has all traffic, while the run said none.
 #[test]
 fn a_fix_during_initialisation_keeps_requests_where_they_are_answered_until_its_primary_serves() {

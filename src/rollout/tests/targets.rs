@@ -134,6 +134,67 @@ spec:
     assert_eq!(paused(&cluster, &users).as_deref(), Some("0"));
 }
 
+/// Found by simulation: after a failed promotion a newer revision came to a closed gate, and the pods went while requests still came.
+#[test]
+fn a_canary_that_had_the_traffic_keeps_its_pods_while_a_gate_waits() {
+    let users = object(&kinds::SCALED_OBJECT, "podinfo");
+    let analysis = with_hooks("stepWeight: 50", &["confirm-rollout gate"]);
+    let mut cluster = Cluster::given_canary(&canary_with(&analysis, SCALED));
+    cluster.given_deployment("podinfo:1").given(
+        "
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata: {name: podinfo}
+spec: {scaleTargetRef: {name: podinfo}, minReplicaCount: 2, maxReplicaCount: 5, triggers: []}
+",
+    );
+    cluster.run_until(Phase::Initialized);
+    cluster
+        .pods("podinfo-primary", Pods::Stuck)
+        .deploy("podinfo:2")
+        .run_until(Phase::Failed);
+    assert_eq!(cluster.status().run.unwrap().stage, "Held");
+
+    cluster
+        .pods_ready("podinfo-primary")
+        .answer_hook("gate", refused())
+        .deploy("podinfo:3")
+        .run_until(Phase::Waiting);
+    cluster.run_until_calm();
+    let live = cluster.object(&users).unwrap();
+    assert_eq!(live.annotation("autoscaling.keda.sh/paused-replicas"), None);
+}
+
+/// Found by simulation: the run ended with both sides dark, and the autoscaler of the one that may still come up was put to sleep.
+#[test]
+fn an_autoscaler_is_not_put_to_sleep_while_the_primary_is_dark() {
+    let users = object(&kinds::SCALED_OBJECT, "podinfo");
+    let mut cluster = Cluster::given_canary(&canary_with(STEPS, SCALED));
+    cluster.given_deployment("podinfo:1").given(
+        "
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata: {name: podinfo}
+spec: {scaleTargetRef: {name: podinfo}, minReplicaCount: 2, maxReplicaCount: 5, triggers: []}
+",
+    );
+    cluster.run_until(Phase::Initialized);
+    let asleep = |cluster: &Cluster| {
+        let live = cluster.object(&users).unwrap();
+        live.annotation("autoscaling.keda.sh/paused-replicas")
+            .is_some()
+    };
+    cluster
+        .pods("podinfo-primary", Pods::Dead)
+        .pods("podinfo", Pods::Dead)
+        .deploy("podinfo:2")
+        .run_until(Phase::Failed);
+    cluster.run_until_calm();
+    assert!(!asleep(&cluster));
+    cluster.pods_ready("podinfo-primary").run_until_calm();
+    assert!(asleep(&cluster));
+}
+
 #[test]
 fn a_primary_that_was_scaled_down_gets_its_pods_before_the_traffic() {
     let primary = object(&kinds::HORIZONTAL_POD_AUTOSCALER, "podinfo-primary");

@@ -61,6 +61,30 @@ fn initializing_follows_the_users_workload_until_the_primary_serves() {
 }
 
 /// From each idle phase, a change goes straight on where there is no gate.
+/// Found by simulation: with the route switched and old pods of the primary serving, nothing followed a failed initialisation.
+#[test]
+fn a_failed_initialisation_is_followed_by_a_fix_also_behind_its_route() {
+    let mut cluster = Cluster::given_canary(&canary(STEPS));
+    cluster
+        .given_deployment("podinfo:1")
+        .gateway_is_silent()
+        .run_until_calm();
+    assert_eq!(cluster.split(), Some((100, 0)), "the switch has begun");
+    cluster
+        .pods("podinfo-primary", Pods::Dead)
+        .endpoints("podinfo-primary", 1)
+        .advance(90);
+    assert_eq!(cluster.phase(), Phase::Failed);
+
+    cluster.deploy("podinfo:2").run_until_calm();
+    assert_eq!(cluster.image("podinfo-primary"), "podinfo:2");
+    cluster
+        .pods_ready("podinfo-primary")
+        .gateway_applies()
+        .run_until(Phase::Initialized);
+    assert_eq!(cluster.split(), Some((100, 0)));
+}
+
 #[test]
 fn idle_to_progressing_on_a_change() {
     let mut succeeded = progressing(MEASURED);
@@ -196,6 +220,22 @@ fn promoting_with_a_canary_that_dies_goes_on_with_the_primary() {
         .pods_ready("podinfo-primary")
         .run_until(Phase::Succeeded);
     assert_eq!(cluster.image("podinfo-primary"), "podinfo:2");
+}
+
+/// Found by simulation: once diverted, the traffic stayed where it was for the rest of the promotion.
+#[test]
+fn promoting_moves_the_traffic_as_often_as_sides_go_dark() {
+    let mut cluster = progressing(STEPS);
+    cluster
+        .pods("podinfo-primary", Pods::Stuck)
+        .run_until(Phase::Promoting);
+    cluster.pods("podinfo", Pods::Dead).run_until_calm();
+    assert_eq!(cluster.split(), Some((100, 0)));
+    cluster
+        .pods_ready("podinfo")
+        .pods("podinfo-primary", Pods::Dead)
+        .run_until_calm();
+    assert_eq!(cluster.split(), Some((0, 100)));
 }
 
 #[test]
@@ -419,6 +459,30 @@ fn color(cluster: &Cluster, name: &str) -> String {
         .unwrap()
         .text("/data/color")
         .to_owned()
+}
+
+/// Found by simulation: the primary waited for ever with the config that it could not start with.
+#[test]
+fn a_config_that_is_mended_while_initialising_reaches_the_primary() {
+    let mut cluster = Cluster::given_canary(&canary(STEPS));
+    cluster.given_deployment("podinfo:1").given(
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {color: wrong}}",
+    );
+    cluster.edit(&deployment("podinfo"), |target| {
+        target["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
+            json!([{"configMapRef": {"name": "settings"}}]);
+    });
+    cluster.pods("podinfo-primary", Pods::Stuck).advance(70);
+    assert_eq!(cluster.phase(), Phase::Failed);
+    cluster
+        .edit(&config_map("settings"), |config| {
+            config["data"]["color"] = json!("red");
+        })
+        .run_until_calm();
+    assert_eq!(color(&cluster, "settings-primary"), "red");
+    cluster
+        .pods_ready("podinfo-primary")
+        .run_until(Phase::Initialized);
 }
 
 #[test]
