@@ -33,7 +33,7 @@ demo: tools-rust ## Shows a good release promoted and a bad one taken back on a 
 demo-cluster: build ## Shows the same on a real cluster with a real gateway and Prometheus
 	@$(E2E) demo
 
-test: fmt-check lint unit e2e ## Runs every check there is, in the order of their cost
+test: fmt-check lint unit sim e2e ## Runs every check there is, in the order of their cost
 
 fmt-check: tools-rust
 	$(call heading,format)
