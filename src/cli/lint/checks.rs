@@ -741,7 +741,10 @@ fn target(manifest: &Manifest, canary: &Canary, manifests: &[Manifest], found: &
             error.to_string(),
         ));
     }
-    named_port(manifest, canary, theirs, found);
+    // A Service has no containers; its pods are somebody else's.
+    if canary.spec.target_ref.target_kind() != TargetKind::Service {
+        named_port(manifest, canary, theirs, found);
+    }
 }
 
 /// A target port by name must be a port of some container.
