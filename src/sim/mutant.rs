@@ -80,7 +80,7 @@ pub enum Mutant {
     RestartFailed,
     /// The observed generation is not updated.
     StaleGeneration,
-    /// A mirrored step is never followed by a weighted one (Flagger's A5).
+    /// A mirrored step is never followed by another one (Flagger's A5).
     MirrorForever,
     /// A promotion at weight 0 goes no further (Flagger's A6).
     StuckAtZero,
@@ -213,7 +213,7 @@ impl Mutant {
             Self::ForgetPromoted => ("The promoted revision is not recorded", ""),
             Self::RestartFailed => ("A failed run begins again at once", ""),
             Self::StaleGeneration => ("The observed generation is not updated", ""),
-            Self::MirrorForever => ("A mirrored step is never followed by a weighted one", "A5"),
+            Self::MirrorForever => ("A mirrored step is never followed by another one", "A5"),
             Self::StuckAtZero => ("A promotion at weight 0 goes no further", "A6"),
             Self::JumpToTop => ("A step goes straight to 100 %", "A7"),
             Self::StuckWaiting => ("Nothing leads out of Waiting", "A11"),
@@ -619,12 +619,8 @@ impl Mutant {
                 }
             }
             Self::MirrorForever => {
-                if let Some(run) = decision
-                    .status
-                    .as_mut()
-                    .and_then(|status| status.run.as_mut())
-                {
-                    run.mirrored = false;
+                if before.run.as_ref().is_some_and(|run| run.mirrored) {
+                    Self::nothing(decision);
                 }
             }
             Self::StuckAtZero => {

@@ -1239,6 +1239,26 @@ impl World {
         self.at(delay, Event::Effect(replica));
     }
 
+    /// What a replica that starts now and believes nothing would write: `None` where that is nothing.
+    #[must_use]
+    pub fn owed(&self) -> Option<String> {
+        let mut replica = Replica::fresh(&self.store, 0);
+        let (_, object) = replica.canary(&kinds::CANARY.named(NAMESPACE, CANARY))?;
+        let canary = Arc::new(Canary::decode(object.value()).ok()?);
+        let mut snapshot = Snapshot::new(self.stamp(), canary, Arc::clone(&self.settings));
+        for _ in 0..8 {
+            let made = decide(&snapshot);
+            if made.wants.is_empty() {
+                let status = made.status.map(|_| "the status".to_owned());
+                let writes = made.writes.iter().map(|write| write.target().to_string());
+                let all: Vec<String> = status.into_iter().chain(writes).collect();
+                return (!all.is_empty()).then(|| all.join(", "));
+            }
+            replica.want(&mut snapshot, made.wants);
+        }
+        None
+    }
+
     /// One request of the work that a replica is in the middle of.
     fn effect(&mut self, replica: usize) {
         if !self.replicas[replica].alive {

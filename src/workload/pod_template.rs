@@ -11,7 +11,7 @@ use crate::object::Object;
 use crate::workload::metadata::drop_toolkit_keys;
 use crate::workload::ownership::PRIMARY_SUFFIX;
 use crate::workload::{PrimaryRequest, SelectorLabel, Target};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// Annotation on the primary's pods that changes with every promotion that must restart them.
@@ -91,6 +91,13 @@ pub fn found_template(kind: &dyn Target, primary: &Object, selector: &SelectorLa
     metadata["labels"][&selector.key] = Value::String(selector.value.clone());
     if let Some(annotations) = metadata["annotations"].as_object_mut() {
         annotations.remove(FLAGGER_ID);
+    }
+    if metadata["annotations"]
+        .as_object()
+        .is_none_or(Map::is_empty)
+        && let Some(metadata) = metadata.as_object_mut()
+    {
+        metadata.remove("annotations");
     }
     template
 }

@@ -29,6 +29,8 @@ impl<'a> Pass<'a> {
             match view.readiness(Side::Primary, since) {
                 Readiness::Ready => {
                     let now = self.now;
+                    // A split that Flagger left on the route ends here.
+                    self.status.canary_weight = 0;
                     self.with_run(|run| {
                         run.pod_failures.clear();
                         run.drain_from = Some(now);

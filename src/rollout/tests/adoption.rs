@@ -356,12 +356,15 @@ fn a_primary_that_went_while_no_controller_ran_is_made_from_the_target() {
             phase,
             target: ("podinfo:2", 2),
             primary: "podinfo:1",
-            weight: 0,
+            weight: if phase == "Progressing" { 40 } else { 0 },
             more: "",
         });
         cluster
             .remove(&deployment("podinfo-primary"))
-            .run_until(Phase::Initialized);
+            .gateway_is_silent()
+            .run_until_calm();
+        assert_eq!(cluster.status().canary_weight, 0, "{phase}: the switch");
+        cluster.gateway_applies().run_until(Phase::Initialized);
         assert_eq!(cluster.image("podinfo-primary"), "podinfo:2", "{phase}");
         assert_eq!(cluster.split(), Some((100, 0)), "{phase}");
     }
