@@ -77,6 +77,8 @@ pub struct Witness {
     run_at: i64,
     /// When the canary was last on its way back: one that was judged bad must not get the share of a primary that is gone for a while.
     condemned_at: i64,
+    /// When the target's template last changed.
+    target_at: i64,
     /// When the target last had ready pods.
     pub pods_at: i64,
     /// Whether the canary's object had a finalizer when it was deleted.
@@ -174,6 +176,7 @@ fn learn(world: &mut World, change: &Change) {
     if !known && change.name == target(world) {
         let hash = revision_hash(&template_of(world, after));
         let image = image_of(after);
+        world.witness.target_at = world.now;
         world.witness.images.insert(hash.clone(), image.clone());
         world.witness.hashes.insert(image, hash);
     }
@@ -336,6 +339,18 @@ fn surely_has_endpoints(world: &World, service: usize) -> bool {
         .is_some_and(|since| world.now - since > replica.staleness(world.now))
 }
 
+/// Whether the target carries what the run is about: its template and its config.
+fn carries_the_run(world: &World) -> bool {
+    let hash = world.witness.hashes.get(&world.target_image());
+    let config = world
+        .store
+        .get(&kinds::CONFIG_MAP.named(NAMESPACE, CONFIG))
+        .map(|config| checksum(config));
+    world.status.run.as_ref().is_some_and(|run| {
+        Some(&run.revision) == hash && run.tracked_configs.get(CONFIG_KEY) == config.as_ref()
+    })
+}
+
 /// I2, writes: no weight is raised on a side without ready endpoints, unless the other side has none either; and pods that carry
 /// traffic are not taken away.
 fn served(world: &World, change: &Change) -> Option<String> {
@@ -352,13 +367,7 @@ fn served(world: &World, change: &Change) -> Option<String> {
             std::cmp::Ordering::Equal => return None,
         };
         // A canary whose template is newer than the run's was judged by nobody: the primary is the only side that may have the traffic.
-        let judged = world.status.run.as_ref().map(|run| run.revision.as_str())
-            == world
-                .witness
-                .hashes
-                .get(&world.target_image())
-                .map(String::as_str);
-        let excused = raised == 1 && !judged;
+        let excused = raised == 1 && !carries_the_run(world);
         if !has_endpoints(world, raised) && surely_has_endpoints(world, other) && !excused {
             return Some(format!(
                 "the canary's weight goes from {before} to {after}, but {} has no ready endpoints and {} has",
@@ -458,7 +467,13 @@ fn earned(world: &World, change: &Change) -> Option<String> {
         ));
     }
     let first = status.promoted.is_none();
-    if Nature::of(&image).is_unfit() && !first && !promoted && !world.witness.skipped {
+    // Where the watches lag the checks may have been answered by pods of a newer revision that the writer could not know of.
+    let staleness = world
+        .replicas
+        .get(world.witness.writer)
+        .map_or(0, |replica| replica.staleness(world.now));
+    let unseen = world.target_image() != image && world.now - world.witness.target_at <= staleness;
+    if Nature::of(&image).is_unfit() && !first && !promoted && !world.witness.skipped && !unseen {
         return Some(format!(
             "{image} was promoted although no honest analysis can pass it"
         ));
@@ -807,8 +822,26 @@ fn judged(world: &mut World, before: &CanaryStatus) -> Option<String> {
     (run.checks < 1).then(|| "a run is promoted without a single check".to_owned())
 }
 
+/// Longer than any pause before a request is tried again, a time-out included, in ms.
+const RETRIED: i64 = 40_000;
+
 /// Looks at the world at one moment.
 pub fn moment(world: &mut World) {
+    let since = world
+        .replicas
+        .iter()
+        .filter(|replica| replica.alive)
+        .filter_map(|replica| replica.failed_at)
+        .min();
+    if let Some(since) = since
+        && world.now - since > RETRIED
+    {
+        let text = format!(
+            "a request failed {} s ago, and nothing was decided since",
+            (world.now - since) / 1000
+        );
+        world.violate("I11 ends", text);
+    }
     if world.truth.deleted_at.is_some() {
         if world.workloads[0].ready_pods().next().is_some() {
             world.witness.pods_at = world.now;
@@ -864,14 +897,7 @@ fn at_once(world: &World) -> Option<String> {
         let patience = DARK + 4 * world.gateway.lag;
         let suspended = world.suspended;
         // A canary that was never judged must not be given the primary's share.
-        let unjudged = service == 1
-            && world.status.run.as_ref().is_none_or(|run| {
-                Some(run.revision.as_str())
-                    != witness
-                        .hashes
-                        .get(&world.target_image())
-                        .map(String::as_str)
-            });
+        let unjudged = service == 1 && !carries_the_run(world);
         if world.now - quiet > patience && !suspended && !unjudged {
             return Some(format!(
                 "for {} s traffic goes to {}, which has no pods, while the other side has some",
@@ -1074,7 +1100,14 @@ fn all_served(world: &World) -> Option<String> {
                 .run
                 .as_ref()
                 .is_none_or(|run| run.stage == "Initializing");
-            let idle = unmanaged && world.witness.hand_on_scale;
+            // Until the switch the Service leads to the user's own workload, whatever that is worth.
+            let own = unmanaged
+                && world
+                    .status
+                    .run
+                    .as_ref()
+                    .is_some_and(|run| run.weights.is_none());
+            let idle = own || unmanaged && world.witness.hand_on_scale;
             // A seed that dies after the switch: nothing was promoted that could come back, and without weights nothing leads back.
             let lost = !world.scenario.gateway && world.status.promoted.is_none();
             (!idle && !lost).then(|| {

@@ -95,6 +95,8 @@ pub struct Replica {
     pub dirty: bool,
     /// Failures in a row.
     pub failures: u32,
+    /// When a request failed after which nothing was decided yet.
+    pub failed_at: Option<i64>,
     /// Conflicts in a row.
     pub conflicts: u32,
     /// Passes in a row that wrote something.

@@ -1157,6 +1157,7 @@ impl World {
 
     fn pass(&mut self, replica: usize) {
         self.replicas[replica].queued = false;
+        self.replicas[replica].failed_at = None;
         if !self.replicas[replica].alive {
             return;
         }
@@ -1349,7 +1350,9 @@ impl World {
 
     fn failed(&mut self, replica: usize, target: &ObjectRef, refusal: &Refusal, held: i64) {
         self.tell(|| format!("replica {replica}: {target}: {refusal:?}"));
+        let now = self.now;
         let one = &mut self.replicas[replica];
+        one.failed_at = Some(now);
         one.dirty = false;
         match refusal {
             Refusal::Conflict(_) | Refusal::NotFound if one.conflicts < 5 => {
