@@ -76,10 +76,8 @@ impl<'a> Pass<'a> {
                         "the template could not be written to the primary",
                     );
                 }
-                return self.wake_after(
-                    run.step_started_at,
-                    signed(self.canary.spec.progress_deadline()),
-                );
+                self.wake_after(run.step_started_at, deadline);
+                return self.keep_served(view, &run);
             }
             match view.readiness(Side::Primary, run.step_started_at) {
                 Readiness::Ready => {}
