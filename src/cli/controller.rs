@@ -4,6 +4,7 @@ use super::credentials::Credentials;
 use crate::api::{GoDuration, parse_go_duration};
 use crate::controller::{self, LeaseSettings, Options};
 use crate::rollout::Settings;
+use crate::routing::RoutingSettings;
 use crate::workload::WorkloadSettings;
 use anyhow::Context;
 use clap::{Args, FromArgMatches};
@@ -90,6 +91,16 @@ pub struct ControllerArguments {
     /// How often the leader renews the lease. Shorter than the renew deadline.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = seconds)]
     leader_election_retry_period: Duration,
+    /// What stands before the slash in the annotations of the nginx ingress controller; used by canaries with provider nginx.
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        default_value = "nginx.ingress.kubernetes.io"
+    )]
+    ingress_annotations_prefix: String,
+    /// The class that generated HTTPProxy objects name, for provider contour; empty: none, Contour's own default.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    ingress_class: String,
     /// What is logged: debug, info, warn, warning, error.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
@@ -144,12 +155,6 @@ struct UnusedArguments {
     /// Alerts are not sent yet.
     #[arg(long, value_name = "URL", hide = true)]
     msteams_proxy_url: Option<String>,
-    /// The router for nginx has not come yet.
-    #[arg(long, value_name = "PREFIX")]
-    ingress_annotations_prefix: Option<String>,
-    /// The router for Contour has not come yet.
-    #[arg(long, value_name = "NAME")]
-    ingress_class: Option<String>,
     /// Verbosity of a Go logging library that is not here.
     #[arg(short = 'v', value_name = "N", hide = true)]
     verbosity: Option<String>,
@@ -171,11 +176,6 @@ impl UnusedArguments {
             ("slack-channel", &self.slack_channel),
             ("msteams-url", &self.msteams_url),
             ("msteams-proxy-url", &self.msteams_proxy_url),
-            (
-                "ingress-annotations-prefix",
-                &self.ingress_annotations_prefix,
-            ),
-            ("ingress-class", &self.ingress_class),
             ("v", &self.verbosity),
         ]
         .into_iter()
@@ -268,6 +268,10 @@ impl ControllerArguments {
                     selector_labels: not_empty(&self.selector_labels),
                     include_label_prefix: not_empty(&self.include_label_prefix),
                     config_tracking: self.enable_config_tracking,
+                },
+                routing: RoutingSettings {
+                    ingress_annotations_prefix: self.ingress_annotations_prefix.clone(),
+                    ingress_class: self.ingress_class.clone(),
                 },
             },
             namespaces,

@@ -279,6 +279,7 @@ fn route_writes(
 ) -> Result<(), (&'static str, String)> {
     let request = RouteRequest {
         canary: view.canary,
+        settings: &view.snapshot.settings.routing,
         split,
         cookies: Cookies {
             canary: status.session_affinity_cookie.clone(),

@@ -4,6 +4,7 @@
 use super::need::{Finding, Need};
 use crate::api::Canary;
 use crate::object::{Endpoints, Kind, Object, ObjectRef, Reading, kinds};
+use crate::routing::RoutingSettings;
 use crate::workload::configs::{self, ConfigReference};
 use crate::workload::{Target, WorkloadSettings, revision_hash};
 use jiff::Timestamp;
@@ -26,6 +27,8 @@ pub struct Settings {
     pub cluster_name: String,
     /// Settings of the workload room.
     pub workload: WorkloadSettings,
+    /// Settings of the routing room.
+    pub routing: RoutingSettings,
 }
 
 impl Default for Settings {
@@ -36,6 +39,7 @@ impl Default for Settings {
             no_cross_namespace_refs: false,
             cluster_name: String::new(),
             workload: WorkloadSettings::default(),
+            routing: RoutingSettings::default(),
         }
     }
 }

@@ -107,7 +107,7 @@ impl<'a> View<'a> {
         refuse_foreign(canary, &kind.primary(canary), &primary)?;
         let autoscaler = autoscaler::source(canary).map(|name| snapshot.object(&name));
         let lookup = |name: &ObjectRef| snapshot.object(name);
-        let route = router.observed(canary, &lookup);
+        let route = router.observed(canary, &snapshot.settings.routing, &lookup);
         let endpoints = |service: &str| {
             // A name outside of the cluster has no endpoints here; it is taken to answer, as Flagger takes every Service to.
             if !kind.has_pods() && target.text("/spec/type") == "ExternalName" {

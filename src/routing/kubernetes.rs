@@ -1,7 +1,10 @@
 //! Provider `kubernetes`: no mesh and no ingress, so there is no route to write. All traffic of the apex Service stays on the
 //! primary until promotion; the canary is reached only through its own Service, by load tests. Every rollout is Blue/Green.
 
-use super::{Applied, Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router};
+use super::{
+    Applied, Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router,
+    RoutingSettings,
+};
 use crate::api::Canary;
 use crate::object::{ObjectRef, Write};
 
@@ -75,7 +78,12 @@ impl Router for Kubernetes {
         Ok(Vec::new())
     }
 
-    fn observed(&self, _: &Canary, _: &Lookup<'_>) -> Result<Observed, RouteError> {
+    fn observed(
+        &self,
+        _: &Canary,
+        _: &RoutingSettings,
+        _: &Lookup<'_>,
+    ) -> Result<Observed, RouteError> {
         Ok(Observed {
             split: None,
             applied: Applied::Yes,

@@ -111,11 +111,31 @@ pub struct Cookies {
     pub previous: Option<String>,
 }
 
+/// What the controller was started with, so far as routes depend on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoutingSettings {
+    /// `-ingress-annotations-prefix`: what stands before the slash in the annotations of the nginx ingress controller.
+    pub ingress_annotations_prefix: String,
+    /// `-ingress-class`: the class that `HTTPProxy` objects name; empty for none.
+    pub ingress_class: String,
+}
+
+impl Default for RoutingSettings {
+    fn default() -> Self {
+        Self {
+            ingress_annotations_prefix: "nginx.ingress.kubernetes.io".to_owned(),
+            ingress_class: String::new(),
+        }
+    }
+}
+
 /// What the objects shall say.
 #[derive(Clone, Debug)]
 pub struct RouteRequest<'a> {
     /// The canary, valid and with defaults read through its accessors.
     pub canary: &'a Canary,
+    /// Settings of the controller.
+    pub settings: &'a RoutingSettings,
     /// The split that shall hold.
     pub split: Split,
     /// Session-affinity cookies.
@@ -245,7 +265,12 @@ pub trait Router: Send + Sync {
         live: &Lookup<'_>,
     ) -> Result<Vec<Write>, RouteError>;
     /// What the live objects say.
-    fn observed(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Observed, RouteError>;
+    fn observed(
+        &self,
+        canary: &Canary,
+        settings: &RoutingSettings,
+        live: &Lookup<'_>,
+    ) -> Result<Observed, RouteError>;
     /// The writes that give the user's route back when the canary is deleted with `revertOnDeletion`.
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError>;
 }

@@ -16,7 +16,8 @@ mod rules;
 mod tests;
 
 use super::{
-    Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router, route_object,
+    Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router, RoutingSettings,
+    route_object,
 };
 use crate::api::{Canary, CanaryService};
 use crate::object::{Kind, ObjectRef, Write, kinds};
@@ -130,7 +131,12 @@ impl Router for Flavour {
         Ok(write.into_iter().collect())
     }
 
-    fn observed(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Observed, RouteError> {
+    fn observed(
+        &self,
+        canary: &Canary,
+        _: &RoutingSettings,
+        live: &Lookup<'_>,
+    ) -> Result<Observed, RouteError> {
         let target = route_object::route_of(canary, &self.kind);
         let reading = live(&target);
         let route = route_object::readable(&target, &reading)?;

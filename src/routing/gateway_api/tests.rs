@@ -9,7 +9,9 @@ use crate::routing::{Applied, Cookies, Severity, Split, Weight, router, table};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+
+static SETTINGS: LazyLock<RoutingSettings> = LazyLock::new(RoutingSettings::default);
 
 fn canary(yaml: &str) -> Canary {
     Canary::decode(&serde_saphyr::from_str::<Value>(yaml).unwrap()).unwrap()
@@ -18,6 +20,7 @@ fn canary(yaml: &str) -> Canary {
 fn request(canary: &Canary, split: Split) -> RouteRequest<'_> {
     RouteRequest {
         canary,
+        settings: &SETTINGS,
         split,
         cookies: Cookies::default(),
         selector_label: Some("app"),
@@ -96,6 +99,7 @@ fn golden_routes() {
         let cookie = |key: &str| wish["cookies"][key].as_str().map(str::to_owned);
         let request = RouteRequest {
             canary: &canary,
+            settings: &SETTINGS,
             split: Split {
                 canary: Weight::clamped(wish["weight"].as_i64().unwrap()),
                 mirrored: wish["mirrored"].as_bool().unwrap_or(false),
@@ -132,7 +136,7 @@ fn golden_routes() {
             ));
         }
         let observed = router
-            .observed(&canary, &present(stored(&writes[0])))
+            .observed(&canary, &SETTINGS, &present(stored(&writes[0])))
             .unwrap();
         assert_eq!(observed.split, Some(request.split), "{}", case.display());
         let again = router
@@ -275,7 +279,7 @@ fn given_a_response_header_that_sets_a_cookie_when_the_previous_one_is_removed_t
         assert_eq!(add[0]["value"], "side=old; Max-Age=-1");
     }
     assert_eq!(rules[1]["backendRefs"][0]["filters"], Value::Null);
-    let observed = V1.observed(&canary, &present(route)).unwrap();
+    let observed = V1.observed(&canary, &SETTINGS, &present(route)).unwrap();
     assert_eq!(observed.split, Some(Split::PRIMARY));
 }
 
@@ -323,7 +327,7 @@ fn given_an_unreadable_route_then_nothing_is_written_or_claimed() {
     let desired = V1.desired(&request(&canary, Split::PRIMARY), &unknown);
     assert!(matches!(desired, Err(RouteError::Unknown(..))));
     assert!(matches!(
-        V1.observed(&canary, &unknown),
+        V1.observed(&canary, &SETTINGS, &unknown),
         Err(RouteError::Unknown(..))
     ));
     assert!(matches!(
@@ -427,7 +431,9 @@ fn given_a_route_that_flagger_made_then_its_split_is_read_and_nothing_is_kept_as
     let metadata = route.value_mut()["metadata"].as_object_mut().unwrap();
     metadata.remove("annotations");
     assert_eq!(
-        V1.observed(&canary, &present(route.clone())).unwrap().split,
+        V1.observed(&canary, &SETTINGS, &present(route.clone()))
+            .unwrap()
+            .split,
         Some(Split::canary(30))
     );
     let writes = V1
@@ -510,7 +516,10 @@ fn weights_that_do_not_sum_to_a_hundred_are_read_as_proportions() {
         let backends = &mut route.value_mut()["spec"]["rules"][0]["backendRefs"];
         backends[0]["weight"] = primary.clone();
         backends[1]["weight"] = share.clone();
-        let found = V1.observed(&canary, &present(route)).unwrap().split;
+        let found = V1
+            .observed(&canary, &SETTINGS, &present(route))
+            .unwrap()
+            .split;
         assert_eq!(found, expected.map(Split::canary), "{primary}/{share}");
     }
 }
@@ -526,7 +535,12 @@ fn rules_that_disagree_carry_no_split() {
         .as_array_mut()
         .unwrap()
         .push(second);
-    assert_eq!(V1.observed(&canary, &present(route)).unwrap().split, None);
+    assert_eq!(
+        V1.observed(&canary, &SETTINGS, &present(route))
+            .unwrap()
+            .split,
+        None
+    );
 }
 
 #[test]
@@ -570,7 +584,9 @@ fn a_route_is_applied_once_every_parent_has_accepted_this_generation() {
         let mut route = live(&canary, Split::PRIMARY);
         route.value_mut()["status"] = json!({"parents": parents});
         match (
-            V1.observed(&canary, &present(route)).unwrap().applied,
+            V1.observed(&canary, &SETTINGS, &present(route))
+                .unwrap()
+                .applied,
             expected,
         ) {
             (Applied::Yes, None) => {}
@@ -579,7 +595,7 @@ fn a_route_is_applied_once_every_parent_has_accepted_this_generation() {
         }
     }
     assert!(matches!(
-        V1.observed(&canary, &absent).unwrap().applied,
+        V1.observed(&canary, &SETTINGS, &absent).unwrap().applied,
         Applied::Pending(_)
     ));
 }
@@ -613,7 +629,7 @@ fn the_last_writer_is_named_only_where_it_is_somebody_else() {
         let mut route = live(&canary, Split::PRIMARY);
         route.value_mut()["metadata"]["managedFields"] = fields.clone();
         let found = V1
-            .observed(&canary, &present(route))
+            .observed(&canary, &SETTINGS, &present(route))
             .unwrap()
             .foreign_writer;
         assert_eq!(found.as_deref(), expected, "{fields}");
@@ -844,6 +860,7 @@ proptest! {
         let cookie = |wanted: bool, text: &str| wanted.then(|| text.to_owned());
         let request = RouteRequest {
             canary: &canary,
+            settings: &SETTINGS,
             split: Split { canary: Weight::clamped(weight), mirrored },
             cookies: Cookies {
                 canary: cookie(cookies[0], "side=abc"),
@@ -858,7 +875,7 @@ proptest! {
             let sum: i64 = rule["backendRefs"].as_array().unwrap().iter().map(|b| b["weight"].as_i64().unwrap()).sum();
             prop_assert_eq!(sum, 100);
         }
-        prop_assert_eq!(V1.observed(&canary, &present(route.clone())).unwrap().split, Some(request.split));
+        prop_assert_eq!(V1.observed(&canary, &SETTINGS, &present(route.clone())).unwrap().split, Some(request.split));
         prop_assert_eq!(V1.desired(&request, &present(route)).unwrap(), []);
     }
 }
