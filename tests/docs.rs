@@ -9,6 +9,7 @@ use serin::controller::CanaryKey;
 use serin::controller::metrics::{CanaryView, Telemetry};
 use serin::object::kinds;
 use serin::rollout::reasons;
+use serin::routing::{self, Capabilities, ServiceField, Weights};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
@@ -440,6 +441,72 @@ fn the_reasons_are_those_of_the_code() {
         );
         generated_part("docs/status.md", part, "src/rollout/reasons.rs", &table);
     }
+}
+
+// ---- routers
+
+/// `headers` exact, regex; `queryParams` exact
+fn conditions(can: &Capabilities) -> String {
+    let mut subjects: Vec<(&str, Vec<&str>)> = Vec::new();
+    for condition in can.conditions {
+        let (subject, how) = condition.label();
+        match subjects.iter_mut().find(|(known, _)| *known == subject) {
+            Some((_, all)) => all.push(how),
+            None => subjects.push((subject, vec![how])),
+        }
+    }
+    let subjects: Vec<String> = subjects
+        .into_iter()
+        .map(|(subject, how)| format!("`{subject}` {}", how.join(", ")))
+        .collect();
+    subjects.join("; ")
+}
+
+#[test]
+fn the_reference_of_routers_is_their_table() {
+    let mut table = String::from(
+        "| provider | weights | A/B test by | mirror | affinity | TCP |\n|---|---|---|---|---|---|\n",
+    );
+    let mut fields = String::from("| provider |");
+    for field in ServiceField::ALL {
+        let _ = write!(fields, " `{}` |", field.name());
+    }
+    let _ = writeln!(fields, "\n|---|{}", "---|".repeat(ServiceField::ALL.len()));
+    for (provider, can) in routing::table() {
+        let weights = match can.weights {
+            Weights::None => "no".to_owned(),
+            Weights::Steps(percent) => format!("{percent} %"),
+        };
+        let mirror: Vec<&str> = [
+            (can.mirror.blue_green, "Blue/Green"),
+            (can.mirror.canary_step, "canary step"),
+            (can.mirror.percentage, "part"),
+        ]
+        .into_iter()
+        .filter_map(|(can, word)| can.then_some(word))
+        .collect();
+        let affinity = match (can.affinity, can.primary_affinity) {
+            (true, true) => "both",
+            (true, false) => "canary",
+            _ => "",
+        };
+        let yes = |can: bool| if can { "yes" } else { "" };
+        let _ = writeln!(
+            table,
+            "| `{provider}` | {weights} | {} | {} | {affinity} | {} |",
+            conditions(&can),
+            mirror.join(", "),
+            yes(can.tcp)
+        );
+        let _ = write!(fields, "| `{provider}` |");
+        for field in ServiceField::ALL {
+            let _ = write!(fields, " {} |", yes(can.fields.contains(&field)));
+        }
+        fields.push('\n');
+    }
+    let (page, source) = ("docs/routers/README.md", "src/routing/");
+    generated_part(page, "what each router can express", source, &table);
+    generated_part(page, "fields that each router writes", source, &fields);
 }
 
 // ---- scenarios

@@ -104,10 +104,8 @@ const DIFFERENCES: &[Difference] = &[
             let spec = &canary.spec;
             spec.analysis.mirror.unwrap_or_default()
                 && !spec.provider_or("").is_empty()
-                && routing::router(spec.provider_or("")).is_some_and(|router| {
-                    let can = router.capabilities();
-                    !can.mirror_blue_green && !can.mirror_canary
-                })
+                && routing::router(spec.provider_or(""))
+                    .is_some_and(|router| router.capabilities().mirror == routing::Mirror::NONE)
         },
         "analysis.mirror: the router can't mirror; the mirrored step is left out, where Flagger would loop",
     ),

@@ -217,7 +217,7 @@ impl Pass<'_> {
     }
 
     fn strategy(&self, view: &View<'_>) -> Strategy {
-        if view.router.capabilities().weights {
+        if view.router.capabilities().weighted() {
             self.canary.spec.strategy()
         } else {
             Strategy::BlueGreen

@@ -3,7 +3,7 @@
 
 use super::{
     Applied, Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router,
-    RoutingSettings,
+    RoutingSettings, capabilities,
 };
 use crate::api::Canary;
 use crate::object::{ObjectRef, Write};
@@ -17,14 +17,7 @@ impl Router for Kubernetes {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            weights: false,
-            matches: false,
-            mirror_blue_green: false,
-            mirror_canary: false,
-            affinity: false,
-            primary_affinity: false,
-        }
+        Capabilities::NONE
     }
 
     fn refusals(&self, canary: &Canary) -> Vec<Refusal> {
@@ -55,18 +48,12 @@ impl Router for Kubernetes {
                 ]),
             );
         }
-        if analysis.mirror() {
-            refusals.push(Refusal::warning(
-                "spec.analysis.mirror",
-                "true; the kubernetes provider can't mirror, the rollout goes on without it",
-            ));
-        }
-        if analysis.session_affinity.is_some() {
-            refusals.push(Refusal::warning(
-                "spec.analysis.sessionAffinity",
-                "set; the kubernetes provider has no cookies, the rollout goes on without it",
-            ));
-        }
+        // An A/B test is no error here as elsewhere: the canary has no traffic of its own, so nobody gets what they should not.
+        refusals.extend(
+            capabilities::refusals(self.provider(), &self.capabilities(), canary)
+                .into_iter()
+                .filter(|refusal| refusal.field != "spec.analysis.match"),
+        );
         refusals
     }
 

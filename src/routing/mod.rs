@@ -15,6 +15,8 @@ use crate::api::Canary;
 use crate::object::{ObjectRef, Reading, Write};
 use serde::{Deserialize, Serialize};
 
+pub use capabilities::{Capabilities, Condition, Mirror, ServiceField, Weights};
+
 /// Share of traffic in percent, 0..=100.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Weight(u8);
@@ -80,24 +82,6 @@ impl Split {
     pub fn primary(self) -> Weight {
         self.canary.rest()
     }
-}
-
-/// What a router can express.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "a row of the feature table")]
-pub struct Capabilities {
-    /// Any split from 0 to 100; without it traffic stays on the primary until promotion.
-    pub weights: bool,
-    /// A/B testing by request matches.
-    pub matches: bool,
-    /// Mirroring during Blue/Green iterations.
-    pub mirror_blue_green: bool,
-    /// A mirrored step before the first weight of a canary.
-    pub mirror_canary: bool,
-    /// Cookie stickiness of the canary's users.
-    pub affinity: bool,
-    /// Cookie stickiness of the primary's users too.
-    pub primary_affinity: bool,
 }
 
 /// Cookies of session affinity, `name=value`; empty where there is none.
@@ -253,8 +237,11 @@ pub trait Router: Send + Sync {
     }
     /// What the router can express.
     fn capabilities(&self) -> Capabilities;
-    /// What this canary asks for in vain. Empty for a canary that can be routed.
-    fn refusals(&self, canary: &Canary) -> Vec<Refusal>;
+    /// What this canary asks for in vain. Empty for a canary that can be routed. What follows from the capabilities is found by
+    /// [`capabilities::refusals`]; a router that knows more to refuse adds to it.
+    fn refusals(&self, canary: &Canary) -> Vec<Refusal> {
+        capabilities::refusals(self.provider(), &self.capabilities(), canary)
+    }
     /// The objects that steer this canary's traffic, to be watched.
     fn objects(&self, canary: &Canary) -> Vec<ObjectRef>;
     /// The writes that bring the live objects to the request; none where they already say so. Weights, matches, filters and
@@ -275,6 +262,7 @@ pub trait Router: Send + Sync {
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError>;
 }
 
+mod capabilities;
 mod gateway_api;
 mod kubernetes;
 mod route_object;
@@ -304,3 +292,6 @@ pub fn table() -> Vec<(&'static str, Capabilities)> {
         .map(|router| (router.provider(), router.capabilities()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,7 +46,7 @@ impl<'a> Facts<'a> {
             .map(String::as_str)
             .or(canary.spec.provider.as_deref())
             .and_then(routing::router);
-        let weighted = router.is_none_or(|router| router.capabilities().weights);
+        let weighted = router.is_none_or(|router| router.capabilities().weighted());
         let strategy = if weighted {
             canary.spec.strategy()
         } else {

@@ -117,7 +117,7 @@ impl<'a> Pass<'a> {
         }
         if run.step == 0
             && run.stage == Stage::ScalingUp.as_str()
-            && view.router.capabilities().weights
+            && view.router.capabilities().weighted()
             && !view.serves(Side::Canary)
         {
             return self.hold_for_canary(view, &run, "no ready endpoints");
@@ -302,7 +302,7 @@ impl<'a> Pass<'a> {
             return;
         };
         let analysis = &self.canary.spec.analysis;
-        let weighted = view.router.capabilities().weights;
+        let weighted = view.router.capabilities().weighted();
         match self.strategy(view) {
             Strategy::Canary => self.advance_weight(view, round, judged, &run),
             Strategy::AbTesting => {
@@ -321,7 +321,7 @@ impl<'a> Pass<'a> {
             }
             Strategy::BlueGreen => {
                 let (done, all) = (self.status.iterations, self.iterations());
-                let mirror = analysis.mirror() && view.router.capabilities().mirror_blue_green;
+                let mirror = analysis.mirror() && view.router.capabilities().mirror.blue_green;
                 if done < all {
                     let text = format!(
                         "Advance {} canary iteration {}/{all}",
@@ -366,7 +366,7 @@ impl<'a> Pass<'a> {
             return;
         }
         let present = split_of(run).canary;
-        let mirror = analysis.mirror() && view.router.capabilities().mirror_canary;
+        let mirror = analysis.mirror() && view.router.capabilities().mirror.canary_step;
         if mirror && present == Weight::NONE && !run.mirrored {
             return self.take_step(
                 view,
@@ -458,7 +458,7 @@ impl<'a> Pass<'a> {
             },
             _ if done < all => format!("round {} of {all}", done + 1),
             Strategy::BlueGreen
-                if split.canary < Weight::ALL && view.router.capabilities().weights =>
+                if split.canary < Weight::ALL && view.router.capabilities().weighted() =>
             {
                 "all of the traffic".to_owned()
             }

@@ -180,7 +180,7 @@ impl<'a> Pass<'a> {
     /// some. That may change sides more than once.
     pub(super) fn follow_light(&mut self, view: &View<'a>) {
         let Some(run) = self.run_ref() else { return };
-        if !view.router.capabilities().weights {
+        if !view.router.capabilities().weighted() {
             return;
         }
         let carried = if run.diverted {

@@ -64,7 +64,7 @@ impl<'a> Pass<'a> {
         let Some(run) = self.run_ref().cloned() else {
             return;
         };
-        let weighted = view.router.capabilities().weights;
+        let weighted = view.router.capabilities().weighted();
         let returning = run.stage == Stage::Returning.as_str();
         if !returning {
             if !converge::primary_carries(view, &self.status) {
@@ -211,7 +211,7 @@ impl<'a> Pass<'a> {
         self.tell_and_alert(Severity::Error, "PromotionFailed", text.clone(), alert);
         if view.serves(Side::Canary)
             && self.is_ours(&view.identity)
-            && view.router.capabilities().weights
+            && view.router.capabilities().weighted()
         {
             self.remarks.promoted = Some(HELD_TEXT.to_owned());
             return self.hold_on_canary(&text);
@@ -270,7 +270,7 @@ impl<'a> Pass<'a> {
         let Some(run) = self.run_ref().cloned() else {
             return;
         };
-        if view.router.capabilities().weights
+        if view.router.capabilities().weighted()
             && view.is_dark(Side::Primary)
             && view.serves(Side::Canary)
             && !run.diverted
@@ -362,7 +362,7 @@ impl<'a> Pass<'a> {
         }
         let deadline = signed(self.canary.spec.progress_deadline());
         let drain = signed(self.canary.spec.analysis.drain());
-        if !view.router.capabilities().weights {
+        if !view.router.capabilities().weighted() {
             self.wake_after(Some(from), drain);
             return self.is_past(Some(from), drain);
         }

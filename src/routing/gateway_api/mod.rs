@@ -16,8 +16,8 @@ mod rules;
 mod tests;
 
 use super::{
-    Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router, RoutingSettings,
-    route_object,
+    Capabilities, Condition, Lookup, Mirror, Observed, Refusal, RouteError, RouteRequest, Router,
+    RoutingSettings, ServiceField, capabilities, route_object,
 };
 use crate::api::{Canary, CanaryService};
 use crate::object::{Kind, ObjectRef, Write, kinds};
@@ -33,6 +33,8 @@ pub struct Flavour {
     cors: bool,
     /// The primary's users can be pinned too.
     primary_affinity: bool,
+    /// Fields of `spec.service` that come to the route.
+    fields: &'static [ServiceField],
 }
 
 /// `gatewayapi:v1`.
@@ -42,6 +44,16 @@ pub static V1: Flavour = Flavour {
     timeouts: true,
     cors: true,
     primary_affinity: true,
+    fields: &[
+        ServiceField::Match,
+        ServiceField::Hosts,
+        ServiceField::Headers,
+        ServiceField::Rewrite,
+        ServiceField::Timeout,
+        ServiceField::BackendTimeout,
+        ServiceField::CorsPolicy,
+        ServiceField::Mirror,
+    ],
 };
 
 /// `gatewayapi:v1beta1`.
@@ -51,6 +63,13 @@ pub static V1BETA1: Flavour = Flavour {
     timeouts: false,
     cors: false,
     primary_affinity: false,
+    fields: &[
+        ServiceField::Match,
+        ServiceField::Hosts,
+        ServiceField::Headers,
+        ServiceField::Rewrite,
+        ServiceField::Mirror,
+    ],
 };
 
 const GATEWAY_REFS_EXPECTED: &str = "an HTTPRoute needs at least one parent: name the Gateway, for example \
@@ -95,18 +114,28 @@ impl Router for Flavour {
     }
 
     fn capabilities(&self) -> Capabilities {
+        use Condition::{HeaderExact, HeaderRegex, QueryExact, QueryRegex};
         Capabilities {
-            weights: true,
-            matches: true,
-            mirror_blue_green: true,
-            mirror_canary: false,
+            conditions: &[HeaderExact, HeaderRegex, QueryExact, QueryRegex],
+            mirror: Mirror {
+                blue_green: true,
+                ..Mirror::NONE
+            },
             affinity: true,
             primary_affinity: self.primary_affinity,
+            fields: self.fields,
+            ..Capabilities::WEIGHTED
         }
     }
 
     fn refusals(&self, canary: &Canary) -> Vec<Refusal> {
-        refusals::of(self, canary)
+        let mut found = refusals::of(self, canary);
+        found.extend(capabilities::refusals(
+            self.provider,
+            &self.capabilities(),
+            canary,
+        ));
+        found
     }
 
     fn objects(&self, canary: &Canary) -> Vec<ObjectRef> {

@@ -1,4 +1,4 @@
-//! What a canary asks for that an `HTTPRoute` can't say. Errors are those with which any route would be wrong; with warnings the rollout
+//! What a canary asks for that an `HTTPRoute` can't say, apart from what follows from the capabilities. Errors are those with which any route would be wrong; with warnings the rollout
 //! goes on without that feature, as it does in Flagger.
 
 use super::{Flavour, Subject, matches};
@@ -26,7 +26,6 @@ pub fn of(flavour: &Flavour, canary: &Canary) -> Vec<Refusal> {
     }
     refusals.extend(of_matches(&subject));
     refusals.extend(of_service(flavour, subject.service));
-    refusals.extend(of_analysis(flavour, canary));
     refusals
 }
 
@@ -62,6 +61,8 @@ fn of_matches(subject: &Subject<'_>) -> Vec<Refusal> {
         });
     problems
         .into_iter()
+        // Those follow from the capabilities.
+        .filter(|problem| !problem.field.starts_with("spec.analysis.match["))
         .map(|problem| {
             let message = format!("{}; {}", problem.found, problem.expected);
             if problem.harmless {
@@ -88,15 +89,7 @@ fn of_service(flavour: &Flavour, service: &CanaryService) -> Vec<Refusal> {
         let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else {
             continue;
         };
-        if !flavour.timeouts {
-            refusals.push(Refusal::warning(
-                field,
-                format!(
-                    "{value}; {} has no timeouts, gatewayapi:v1 has",
-                    flavour.provider
-                ),
-            ));
-        } else if !is_gateway_duration(value) {
+        if flavour.timeouts && !is_gateway_duration(value) {
             refusals.push(Refusal::error(
                 field,
                 format!(
@@ -137,22 +130,8 @@ fn of_service(flavour: &Flavour, service: &CanaryService) -> Vec<Refusal> {
             ));
         }
     }
-    if service.retries.is_some() {
-        refusals.push(Refusal::warning(
-            "spec.service.retries",
-            "set; retries are not written to an HTTPRoute, the rollout goes on without them",
-        ));
-    }
     if let Some(policy) = &service.cors_policy {
-        if !flavour.cors {
-            refusals.push(Refusal::warning(
-                "spec.service.corsPolicy",
-                format!(
-                    "set; {} has no CORS filter, gatewayapi:v1 has",
-                    flavour.provider
-                ),
-            ));
-        } else if !policy.allow_origins.is_empty() {
+        if flavour.cors && !policy.allow_origins.is_empty() {
             refusals.push(Refusal::warning(
                 "spec.service.corsPolicy.allowOrigins",
                 "set; the Gateway API knows no conditions on origins, list them in allowOrigin (`*` may stand for a part)",
@@ -169,44 +148,6 @@ fn of_service(flavour: &Flavour, service: &CanaryService) -> Vec<Refusal> {
                 ),
             ));
         }
-    }
-    refusals
-}
-
-fn of_analysis(flavour: &Flavour, canary: &Canary) -> Vec<Refusal> {
-    let analysis = &canary.spec.analysis;
-    let mut refusals = Vec::new();
-    if analysis.mirror() && analysis.iterations() == 0 {
-        refusals.push(Refusal::warning(
-            "spec.analysis.mirror",
-            "true without iterations; an HTTPRoute mirrors only during Blue/Green, the mirrored step is skipped",
-        ));
-    }
-    if let Some(weight) = analysis.mirror_weight() {
-        refusals.push(Refusal::warning(
-            "spec.analysis.mirrorWeight",
-            format!("{weight}; an HTTPRoute mirrors every request"),
-        ));
-    }
-    let Some(affinity) = &analysis.session_affinity else {
-        return refusals;
-    };
-    if !analysis.matches.is_empty() {
-        refusals.push(Refusal::warning(
-            "spec.analysis.sessionAffinity",
-            "set together with spec.analysis.match; an A/B test already decides by request, cookies are not used",
-        ));
-    } else if let Some(name) = affinity.primary_cookie_name.as_deref()
-        && !name.is_empty()
-        && !flavour.primary_affinity
-    {
-        refusals.push(Refusal::warning(
-            "spec.analysis.sessionAffinity.primaryCookieName",
-            format!(
-                "{name}; {} pins only the canary's users, gatewayapi:v1 both",
-                flavour.provider
-            ),
-        ));
     }
     refusals
 }
