@@ -88,6 +88,7 @@ docs: tools-rust ## Makes target/book from docs/ with mdBook, which is built at 
 
 docs-reference: tools-rust ## Writes what the pages have from the code: fields, flags, series, reasons
 	SERIN_UPDATE=1 $(CARGO) test $(LOCKED) --quiet --test docs -- the_ref the_reasons
+	SERIN_UPDATE=1 $(CARGO) test $(LOCKED) --quiet --lib -- providers::contract::the_table
 
 image: tools-rust ## Builds target/image/serin.tar, an OCI image archive, and its bill of materials; needs no Docker
 	hack/image.sh

@@ -128,7 +128,9 @@ pub fn hook_answer(data: &[u8]) {
 pub fn prometheus_answer(data: &[u8]) {
     let (status, body) = answer(data);
     match providers::read_prometheus_answer(status, body) {
-        Measurement::Value(value) | Measurement::LastOf { value, .. } => assert!(!value.is_nan()),
+        Measurement::Value(value)
+        | Measurement::LastOf { value, .. }
+        | Measurement::FirstOf { value, .. } => assert!(!value.is_nan()),
         Measurement::NoData(why) | Measurement::Error(why) => assert!(why.len() <= 16 * 1024),
     }
 }

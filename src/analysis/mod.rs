@@ -10,11 +10,15 @@
 //! [`queries`] makes one question of each metric entry, [`judge`] holds the answer against the entry's limits. A value outside
 //! of its limits, no data, and no answer are three different things and stay apart. Nothing here does I/O: the rooms outside ask.
 
+mod backend;
 mod builtin;
 mod query;
 pub mod template;
 mod verdict;
 
+pub use backend::{
+    Address, NEEDS, Needs, interval_problem, is_region, needs_of, provider_problems,
+};
 pub use builtin::{DurationUnit, Names, OBSERVERS, Observer, metrics_provider, observer_for};
 pub use query::{
     Limits, MetricKind, MetricQuery, Origin, ProviderConfig, QueryProblem, REQUEST_DURATION,

@@ -1,9 +1,11 @@
 //! What to ask: one query for each metric of the canary, in Flagger's order, or the reason why it can't be asked.
 
+use super::backend::{interval_problem, provider_problems};
 use super::builtin::{DurationUnit, Names, metrics_provider, observer_for};
 use super::template::{TemplateContext, render};
 use crate::api::{
-    Canary, CanaryMetric, CrossNamespaceRef, MetricProviderType, MetricTemplate, TargetKind,
+    Canary, CanaryMetric, CrossNamespaceRef, MetricProviderType, MetricTemplate, ProblemSeverity,
+    TargetKind,
 };
 use crate::object::{Kind, Object, ObjectRef, Reading, kinds};
 use std::collections::BTreeMap;
@@ -295,10 +297,22 @@ impl Asker<'_> {
         };
         let template =
             MetricTemplate::decode(object.value()).map_err(|error| failed(error.to_string()))?;
+        let provider = template.spec.provider;
+        let wrong: Vec<String> = provider_problems(&provider)
+            .into_iter()
+            .filter(|problem| problem.severity == ProblemSeverity::Error)
+            .map(|problem| problem.to_string())
+            .collect();
+        if !wrong.is_empty() {
+            return Err(failed(wrong.join("; ")));
+        }
+        let field = format!("spec.analysis.metrics[name={}]", metric.name);
+        if let Some(problem) = interval_problem(metric, provider.provider_type, &field) {
+            return Err(invalid(metric, problem.to_string()));
+        }
         let interval = metric.interval.as_deref().unwrap_or_default();
         let query = render(&template.spec.query, &self.context(metric, interval))
             .map_err(|error| failed(error.to_string()))?;
-        let provider = template.spec.provider;
         let mut address = provider.address.filter(|address| !address.is_empty());
         if address.is_none() && provider.provider_type == MetricProviderType::Prometheus {
             address = Some(

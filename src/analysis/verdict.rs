@@ -19,6 +19,13 @@ pub enum Measurement {
         /// How many series there were.
         series: usize,
     },
+    /// The query gave several series, of a backend where by Flagger's rule the first one counts.
+    FirstOf {
+        /// Value of the first series.
+        value: f64,
+        /// How many series there were.
+        series: usize,
+    },
     /// The backend answered, without a value; the text says what is known about why.
     NoData(String),
     /// The backend could not be asked, or answered with an error.
@@ -87,9 +94,10 @@ pub fn judge(canary: &Canary, query: &MetricQuery, measurement: &Measurement) ->
         limit_text: limit_text(query.kind, query.limits),
         recorded: None,
     };
-    let (value, series) = match measurement {
-        Measurement::Value(value) => (*value, 1),
-        Measurement::LastOf { value, series } => (*value, *series),
+    let (value, series, judged) = match measurement {
+        Measurement::Value(value) => (*value, 1, ""),
+        Measurement::LastOf { value, series } => (*value, *series, "last"),
+        Measurement::FirstOf { value, series } => (*value, *series, "first"),
         Measurement::NoData(why) => {
             return Judgement {
                 message: Some(no_data(canary, query, why)),
@@ -134,7 +142,7 @@ pub fn judge(canary: &Canary, query: &MetricQuery, measurement: &Measurement) ->
         message,
         note: (series > 1).then(|| {
             format!(
-                "the query of {} gave {series} series and only the last was judged; aggregate them, for example with sum(…) or max(…)",
+                "the query of {} gave {series} series and only the {judged} was judged; aggregate them, for example with sum(…) or max(…)",
                 query.name
             )
         }),

@@ -133,6 +133,12 @@ impl Http {
         })
     }
 
+    /// The deadlines.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
     /// Sends a call and reads the answer. Broken connections, late answers, 429 and 5xx are tried again within the overall
     /// deadline; `Retry-After` is kept where the deadline allows it.
     pub async fn send(&self, call: &Call) -> Result<Answer, HttpError> {

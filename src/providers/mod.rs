@@ -9,8 +9,16 @@
 //! `NoData`. All waits are bounded by [`Timing`]. Credentials come in as the data of a Secret; they reach the host that the template
 //! names and no other, and are never printed.
 
+mod datadog;
+mod dynatrace;
+mod exchange;
+mod graphite;
 pub mod http;
+mod influxdb;
+mod newrelic;
 mod prometheus;
+mod secrets;
+mod splunk;
 
 use crate::analysis::{Measurement, MetricQuery, ProviderConfig};
 use crate::api::MetricProviderType;
@@ -20,6 +28,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
 use http::{Http, HttpError, Timing};
 use jiff::Timestamp;
+use secrets::Secrets;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -123,6 +132,12 @@ pub trait Provider: Sync {
 pub fn provider_for(provider_type: MetricProviderType) -> Option<&'static dyn Provider> {
     match provider_type {
         MetricProviderType::Prometheus => Some(&prometheus::Prometheus),
+        MetricProviderType::Influxdb => Some(&influxdb::Influxdb),
+        MetricProviderType::Datadog => Some(&datadog::Datadog),
+        MetricProviderType::Newrelic => Some(&newrelic::NewRelic),
+        MetricProviderType::Graphite => Some(&graphite::Graphite),
+        MetricProviderType::Dynatrace => Some(&dynatrace::Dynatrace),
+        MetricProviderType::Splunk => Some(&splunk::Splunk),
         _ => None,
     }
 }
@@ -153,10 +168,16 @@ pub struct Providers {
 impl Providers {
     /// Backends with these deadlines.
     pub fn new(timing: Timing) -> Result<Self, HttpError> {
-        Ok(Self {
-            http: Http::new(timing)?,
-            timing,
-        })
+        Ok(Self::over(Http::new(timing)?))
+    }
+
+    /// Backends that are asked through this client.
+    #[must_use]
+    pub fn over(http: Http) -> Self {
+        Self {
+            timing: http.timing(),
+            http,
+        }
     }
 
     /// Asks the query of a metric. `credentials` is the data of the Secret that `query.provider.secret` names. Where the backend has
@@ -177,8 +198,17 @@ impl Providers {
         self.ask(&request).await
     }
 
-    /// Like [`Providers::measure`], for a request that is already made.
+    /// Like [`Providers::measure`], for a request that is already made. No text of the answer holds a credential of the request.
     pub async fn ask(&self, request: &QueryRequest) -> Measurement {
+        let secrets = Secrets::of(request);
+        match self.ask_openly(request).await {
+            Measurement::NoData(why) => Measurement::NoData(secrets.hide(why)),
+            Measurement::Error(why) => Measurement::Error(secrets.hide(why)),
+            measurement => measurement,
+        }
+    }
+
+    async fn ask_openly(&self, request: &QueryRequest) -> Measurement {
         let provider = match Self::provider(request) {
             Ok(provider) => provider,
             Err(why) => return Measurement::Error(why),
@@ -198,7 +228,8 @@ impl Providers {
 
     /// Whether the backend can be reached and lets us in.
     pub async fn probe(&self, request: &QueryRequest) -> Result<(), String> {
-        Self::provider(request)?.probe(&self.http, request).await
+        let answer = Self::provider(request)?.probe(&self.http, request).await;
+        answer.map_err(|why| Secrets::of(request).hide(why))
     }
 
     fn provider(request: &QueryRequest) -> Result<&'static dyn Provider, String> {
@@ -219,6 +250,9 @@ impl Providers {
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod contract;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;

@@ -2,19 +2,17 @@
 //!
 //! An instant query by GET. Of several series the last one counts, as in Flagger, and the measurement says how many there were.
 
+use super::exchange::{self, shortened};
 use super::http::{Answer, Call, Http};
 use super::{Provider, QueryRequest};
 use crate::analysis::Measurement;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::StatusCode;
+use reqwest::header::AUTHORIZATION;
 use serde::Deserialize;
 use serde_json::Value;
-
-/// Longest piece of a backend's own words that is passed on, in characters.
-const MAX_QUOTE: usize = 300;
 
 /// The backend.
 pub(super) struct Prometheus;
@@ -27,7 +25,12 @@ impl Provider for Prometheus {
     ) -> BoxFuture<'a, Measurement> {
         Box::pin(async {
             match ask(http, request, &request.query).await {
-                Ok(samples) => measurement(&samples),
+                // An instant query is of now; an older answer comes out of a cache on the way, or from a clock that is wrong.
+                Ok(samples) => exchange::fresh(
+                    request,
+                    measurement(&samples),
+                    samples.last().map(|last| last.at),
+                ),
                 Err(why) => Measurement::Error(why),
             }
         })
@@ -92,6 +95,8 @@ impl Provider for Prometheus {
 #[derive(Clone, Debug, PartialEq)]
 struct Sample {
     value: f64,
+    /// Seconds since 1970.
+    at: f64,
     /// The label `found`, by which [`Prometheus::diagnose`] tells its two counts apart.
     found: String,
 }
@@ -128,29 +133,10 @@ pub(super) fn read(status: u16, body: &[u8]) -> Measurement {
 }
 
 fn call(request: &QueryRequest, query: &str) -> Result<Call, String> {
-    let config = &request.config;
-    let address = config.address.as_deref().unwrap_or_default();
-    // The address may hold a password, so it is not repeated in the message.
-    let mut url = Url::parse(address).ok().filter(|url| url.has_host() && matches!(url.scheme(), "http" | "https")).ok_or(
-        "the address of the prometheus provider is not a URL; expected for example http://prometheus.monitoring:9090",
-    )?;
-    let path = format!("{}/api/v1/query", url.path().trim_end_matches('/'));
-    url.set_path(&path);
+    let mut url = exchange::url(request, "/api/v1/query")?;
     url.query_pairs_mut()
         .append_pair("query", &collapsed(query));
-
-    let mut headers = HeaderMap::new();
-    for (name, values) in &config.headers {
-        let header = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| format!("spec.provider.headers: {name:?} is not a header's name"))?;
-        for value in values {
-            let value = HeaderValue::from_str(value).map_err(|_| {
-                format!("spec.provider.headers[{name}]: a value holds characters that a header can't carry")
-            })?;
-            headers.append(header.clone(), value);
-        }
-    }
-    let has_user = !url.username().is_empty() || url.password().is_some();
+    let mut headers = exchange::headers(request)?;
     if let Some(credentials) = &request.credentials {
         let text = if let Some(token) = credentials.get("token") {
             format!("Bearer {token}")
@@ -170,21 +156,9 @@ fn call(request: &QueryRequest, query: &str) -> Result<Call, String> {
                 }
             ));
         };
-        let mut value = HeaderValue::from_str(&text).map_err(|_| {
-            "the Secret of the prometheus provider holds characters that a header can't carry"
-                .to_owned()
-        })?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
+        headers.insert(AUTHORIZATION, exchange::sensitive(request, &text)?);
     }
-    Ok(Call {
-        method: Method::GET,
-        confidential: !headers.is_empty() || has_user,
-        url,
-        headers,
-        body: Vec::new(),
-        insecure_skip_verify: config.insecure_skip_verify,
-    })
+    Ok(exchange::get(request, url, headers))
 }
 
 /// The query on one line, as Flagger sends it. A comment ends with its line, so a query with one stays as it is.
@@ -213,14 +187,6 @@ struct Data {
     result: Value,
 }
 
-fn shortened(text: &str) -> String {
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match text.char_indices().nth(MAX_QUOTE) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
 /// The samples of an answer, in its order.
 fn parse(answer: &Answer) -> Result<Vec<Sample>, String> {
     let document: Result<Document, _> = serde_json::from_slice(&answer.body);
@@ -233,8 +199,7 @@ fn parse(answer: &Answer) -> Result<Vec<Sample>, String> {
             }) => {
                 format!("{}: {error}", error_type.unwrap_or_default())
             }
-            _ => String::from_utf8_lossy(&answer.body[..answer.body.len().min(4 * MAX_QUOTE)])
-                .into_owned(),
+            _ => exchange::beginning(&answer.body),
         };
         let hint = match answer.status.as_u16() {
             401 | 403 => " (are the credentials in spec.provider.secretRef right?)",
@@ -262,7 +227,10 @@ fn parse(answer: &Answer) -> Result<Vec<Sample>, String> {
         return Err("the answer has no data".to_owned());
     };
     match data.result_type.as_str() {
-        "scalar" => Ok(vec![Sample { value: number(&data.result)?, found: String::new() }]),
+        "scalar" => {
+            let (at, value) = number(&data.result)?;
+            Ok(vec![Sample { value, at, found: String::new() }])
+        }
         "vector" => data
             .result
             .as_array()
@@ -272,8 +240,10 @@ fn parse(answer: &Answer) -> Result<Vec<Sample>, String> {
                 let value = series.get("value").ok_or(
                     "a series has no value (native histograms need histogram_quantile() or similar)",
                 )?;
+                let (at, value) = number(value)?;
                 Ok(Sample {
-                    value: number(value)?,
+                    value,
+                    at,
                     found: series["metric"]["found"].as_str().unwrap_or_default().to_owned(),
                 })
             })
@@ -286,11 +256,12 @@ fn parse(answer: &Answer) -> Result<Vec<Sample>, String> {
     }
 }
 
-/// The number in `[time, "number"]`.
-fn number(sample: &Value) -> Result<f64, String> {
+/// Time and number in `[time, "number"]`.
+fn number(sample: &Value) -> Result<(f64, f64), String> {
     match sample.as_array().map(Vec::as_slice) {
-        Some([_, Value::String(text)]) => text
+        Some([Value::Number(at), Value::String(text)]) => text
             .parse()
+            .map(|value| (at.as_f64().unwrap_or_default(), value))
             .map_err(|_| format!("the sample value {:?} is not a number", shortened(text))),
         _ => Err(format!(
             "a sample is {}; expected [time, \"number\"]",

@@ -2,7 +2,7 @@
 //! routers' refusals, the queries); what only shows between objects is asked here.
 
 use super::source::{Content, Node, Position};
-use crate::analysis::{QueryProblem, queries, template};
+use crate::analysis::{QueryProblem, provider_problems, queries, template};
 use crate::api::validation::ProblemSeverity;
 use crate::api::{
     API_VERSION, AlertProvider, Canary, DecodeError, HookType, MetricTemplate, TargetKind,
@@ -553,6 +553,17 @@ fn one_template(manifest: &Manifest, found_template: &MetricTemplate, found: &mu
             providers::supported().join(", ")
         );
         found.push(manifest.finding(Severity::Error, "template", "spec.provider.type", message));
+    }
+    for problem in provider_problems(&spec.provider) {
+        let severity = match problem.severity {
+            ProblemSeverity::Error => Severity::Error,
+            ProblemSeverity::Warning => Severity::Warning,
+        };
+        let message = match problem.value.as_str() {
+            "" => problem.message.clone(),
+            value => format!("{value}: {}", problem.message),
+        };
+        found.push(manifest.finding(severity, "template", &problem.field, message));
     }
     // Variables are the canaries' own: whatever the template asks for is there.
     let context = template::TemplateContext {
