@@ -23,7 +23,7 @@ impl Provider for Graphite {
         Box::pin(async {
             let asked = async {
                 let answer = exchange::send(http, &call(request, &request.query)?).await?;
-                read(request, &parsed(answer)?)
+                read(request, &parsed(&answer)?)
             };
             asked.await.unwrap_or_else(Measurement::Error)
         })
@@ -73,14 +73,17 @@ fn call(request: &QueryRequest, query: &str) -> Result<Call, String> {
 }
 
 /// Older releases write what Python does for a value that is no number, a bare `NaN`, which is not JSON.
-fn parsed(answer: Answer) -> Result<Value, String> {
-    exchange::parsed(&answer).or_else(|error| {
+fn parsed(answer: &Answer) -> Result<Value, String> {
+    exchange::parsed(answer).or_else(|error| {
         let text = String::from_utf8_lossy(&answer.body);
         if !text.contains("[NaN,") {
             return Err(error);
         }
         let body = text.replace("[NaN,", "[null,").into_bytes();
-        exchange::parsed(&Answer { body, ..answer })
+        exchange::parsed(&Answer {
+            body,
+            ..answer.clone()
+        })
     })
 }
 

@@ -1,4 +1,4 @@
-//! InfluxDB 2 (Flagger chapter 4.5): a Flux query, answered as annotated CSV; `_value` of the first row counts.
+//! `InfluxDB` 2 (Flagger chapter 4.5): a Flux query, answered as annotated CSV; `_value` of the first row counts.
 //!
 //! An answer without rows is no data. Flagger makes 0 of it, so that every limit of the kind "at most" passes where nothing is measured. It
 //! also takes floats only; integers are numbers here.

@@ -95,13 +95,13 @@ impl Secrets {
             if text.contains(secret.as_str()) {
                 text = text.replace(secret.as_str(), HIDDEN);
             }
-            text = self.hide_cut(secret, text);
+            text = Self::hide_cut(secret, text);
         }
         text
     }
 
     /// A quote that was cut off may end within a secret.
-    fn hide_cut(&self, secret: &str, mut text: String) -> String {
+    fn hide_cut(secret: &str, mut text: String) -> String {
         let mut from = 0;
         while let Some(at) = text[from..].find('…').map(|at| from + at) {
             let cut = secret

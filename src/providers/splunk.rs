@@ -1,4 +1,4 @@
-//! Splunk Observability Cloud (Flagger chapter 4.5): a SignalFlow program over ten intervals, whose last value counts.
+//! Splunk Observability Cloud (Flagger chapter 4.5): a `SignalFlow` program over ten intervals, whose last value counts.
 //!
 //! Flagger runs the program through a WebSocket. The same computation answers a plain POST with server-sent events, which end by
 //! themselves for a span in the past, so this takes the same client, deadlines and bounds as every other backend and no further library.

@@ -4,6 +4,7 @@ use super::server::Reply;
 use super::{Backend, Case, Cell, Expect, NOW, request, with_keys};
 use crate::api::MetricProviderType as Kind;
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 
 const NO_VALUES: Expect = Expect::NoData("no values found");
 const TOO_OLD: Expect = Expect::NoData("old; with an interval of 1m0s it may be 5m0s old");
@@ -473,7 +474,7 @@ fn splunk(case: Case) -> Cell {
         {
             // As documented: each line of the message is a line of data.
             let lines = format!("{data:#}").replace('\n', "\ndata: ");
-            text.push_str(&format!("event: {event}\ndata: {lines}\n\n"));
+            let _ = write!(text, "event: {event}\ndata: {lines}\n\n");
         }
         Cell::Says(Reply::json(&text).typed("text/event-stream"), expected)
     };

@@ -139,14 +139,13 @@ async fn handle(
         seen.len()
     };
     match shared.behaviour {
-        Behaviour::Always(reply) => reply.into_response(),
         Behaviour::LimitedThen(_) if count == 1 => (
             StatusCode::TOO_MANY_REQUESTS,
             [(header::RETRY_AFTER, "1")],
             "slow down",
         )
             .into_response(),
-        Behaviour::LimitedThen(reply) => reply.into_response(),
+        Behaviour::Always(reply) | Behaviour::LimitedThen(reply) => reply.into_response(),
         Behaviour::Slow(reply) => {
             tokio::time::sleep(Duration::from_secs(30)).await;
             reply.into_response()
