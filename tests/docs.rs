@@ -355,6 +355,7 @@ fn exposition() -> String {
     telemetry.watch_failed(&kinds::DEPLOYMENT);
     telemetry.cached(&kinds::DEPLOYMENT, 1);
     telemetry.dropped("event");
+    telemetry.alerted("sent");
     telemetry.render()
 }
 

@@ -10,6 +10,7 @@
 //! [`queries`] makes one question of each metric entry, [`judge`] holds the answer against the entry's limits. A value outside
 //! of its limits, no data, and no answer are three different things and stay apart. Nothing here does I/O: the rooms outside ask.
 
+pub mod alert;
 mod backend;
 mod builtin;
 mod query;

@@ -98,7 +98,7 @@ pub struct CanaryAnalysis {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub webhooks: Vec<CanaryWebhook>,
 
-    /// Chat channels that are told about this canary. With any entry here the controller's own channel stays silent
+    /// Channels that are told about this canary. With any entry here the controller's own channel stays silent
     /// about it. Default: none, then the controller's channel is used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alerts: Vec<CanaryAlert>,
@@ -329,17 +329,20 @@ pub struct CanaryAlert {
     /// Name of the alert, for people.
     pub name: String,
     /// Least severity that is sent: info sends everything, warn only warnings and errors, error only failed runs.
-    /// Default: empty, which sends nothing.
+    /// Default: info.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub severity: Option<AlertSeverity>,
     /// The AlertProvider that gives address and form of the messages.
     pub provider_ref: CrossNamespaceRef,
+    /// Text of the messages about this canary, in place of the provider's template. Default: the provider's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
 }
 
 string_enum! {
     /// How grave a message is.
     pub enum AlertSeverity {
-        /// Not said; such an alert never fires.
+        /// Not said; means info. [`CanaryAlert::severity`] never gives this one.
         #[default]
         Unspecified = "",
         /// Everything.

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::canary_analysis::AlertSeverity;
 use super::schema;
 use super::string_enum::string_enum;
 use super::timestamp::{whole_millis, whole_seconds};
@@ -57,7 +58,8 @@ pub struct CanaryStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub previous_session_affinity_cookie: Option<String>,
     /// Statements for people and tools, one of each type: Promoted (the last revision was judged good and promoted),
-    /// Accepted (the spec can be carried out), Ready, Reconciling and Stalled (as other controllers use them).
+    /// Accepted (the spec can be carried out), Alerting (those who are to be told can be told), Ready, Reconciling and
+    /// Stalled (as other controllers use them).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -86,6 +88,9 @@ pub struct CanaryStatus {
     /// Set while a person has paused this canary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
+    /// The last alerts about this canary, oldest first, and who was told. Only where somebody is to be told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alerts: Vec<AlertRecord>,
     /// How far the clean-up has come when this object is being deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion: Option<Deletion>,
@@ -156,6 +161,8 @@ pub mod condition_type {
     pub const STALLED: &str = "Stalled";
     /// The spec can be carried out with the router and the target that it names.
     pub const ACCEPTED: &str = "Accepted";
+    /// Those who are to be told can be told. Absent where the canary names nobody.
+    pub const ALERTING: &str = "Alerting";
 }
 
 /// One statement about the canary.
@@ -469,6 +476,60 @@ pub struct Pause {
     /// Why it was asked for, in the words of the one who asked.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
+}
+
+/// Something that people are told, once.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AlertRecord {
+    /// Identity of the alert, unique for this canary.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub key: String,
+    /// When what it tells of was decided, RFC 3339.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "whole_millis"
+    )]
+    #[schemars(schema_with = "schema::time")]
+    pub at: Option<Timestamp>,
+    /// How grave it is.
+    pub severity: AlertSeverity,
+    /// Why, in one word for tools; the reason of the event that says the same.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// What happened, in a sentence.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The phase that the canary went into.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub phase: String,
+    /// Why it happened, in a sentence with the numbers.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cause: String,
+    /// What was measured last, against which limits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<String>,
+    /// Number of the run that it is about; 0 for none.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(schema_with = "schema::number")]
+    pub run: i64,
+    /// Hash of the revision that it is about.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub revision: String,
+    /// Who is still to be told: providers as NAMESPACE/NAME, or controller for the controller's own channel.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<String>,
+    /// Who was told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sent: Vec<String>,
+    /// Who could not be told, each with why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde asks for
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// What a metric last said.

@@ -414,10 +414,12 @@ impl CanaryWebhook {
 }
 
 impl CanaryAlert {
-    /// Least severity that is sent; [`AlertSeverity::Unspecified`] sends nothing.
+    /// Least severity that is sent; info when absent or empty, as Flagger documents it.
     #[must_use]
     pub fn severity(&self) -> AlertSeverity {
-        self.severity.unwrap_or_default()
+        self.severity
+            .filter(|severity| *severity != AlertSeverity::Unspecified)
+            .unwrap_or(AlertSeverity::Info)
     }
 }
 

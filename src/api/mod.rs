@@ -40,7 +40,7 @@ pub mod validation;
 #[allow(clippy::unwrap_used)]
 mod validation_tests;
 
-pub use alert_provider::{AlertProvider, AlertProviderSpec, AlertProviderType};
+pub use alert_provider::{AlertProvider, AlertProviderSpec, AlertProviderType, TeamsFormat};
 pub use canary::{
     AutoscalerRef, Canary, CanarySpec, FailurePromotion, IngressRef, PromotionOptions, RouteRef,
     ScalerReplicas, TargetKind, TargetRef, UpstreamRef,
@@ -55,8 +55,8 @@ pub use canary_service::{
     IntOrString, MirrorBackendRef, MirrorFilter, Retries, Rewrite, StringMatch, UnmanagedMetadata,
 };
 pub use canary_status::{
-    CanaryStatus, CommandAnswer, Condition, ConditionStatus, Deletion, MetricStatus, Pause, Phase,
-    PodFailure, Promoted, Run, RunOutcome, RunWeights, Verdict, condition_type,
+    AlertRecord, CanaryStatus, CommandAnswer, Condition, ConditionStatus, Deletion, MetricStatus,
+    Pause, Phase, PodFailure, Promoted, Run, RunOutcome, RunWeights, Verdict, condition_type,
 };
 pub use command::{COMMAND_ANNOTATION, Command, CommandWord};
 pub use decode::DecodeError;
@@ -66,7 +66,9 @@ pub use metadata::Metadata;
 pub use metric_template::{
     MetricProvider, MetricProviderType, MetricTemplate, MetricTemplateSpec, SecretRef,
 };
-pub use validation::{Problem, ProblemSeverity, ValidationOptions, validate};
+pub use validation::{
+    Problem, ProblemSeverity, ValidationOptions, validate, validate_alert_provider,
+};
 
 /// The API group of all three kinds.
 pub const GROUP: &str = "flagger.app";

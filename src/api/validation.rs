@@ -7,8 +7,9 @@
 
 use std::fmt;
 
+use super::alert_provider::{AlertProviderSpec, AlertProviderType};
 use super::canary::{Canary, TargetKind};
-use super::canary_analysis::{AlertSeverity, CanaryAnalysis, SameSite, SessionAffinity};
+use super::canary_analysis::{CanaryAnalysis, SameSite, SessionAffinity};
 use super::canary_service::IntOrString;
 use super::defaults::{BUILT_IN_METRICS, LEAST_INTERVAL, Strategy};
 use super::duration::{DurationError, parse_go_duration};
@@ -64,9 +65,52 @@ pub fn validate(canary: &Canary, options: &ValidationOptions) -> Vec<Problem> {
     steps(canary, &mut found);
     mirroring(&canary.spec.analysis, &mut found);
     metrics(&canary.spec.analysis, &mut found);
-    hooks_and_alerts(&canary.spec.analysis, &mut found);
+    hooks(&canary.spec.analysis, &mut found);
     if let Some(affinity) = &canary.spec.analysis.session_affinity {
         cookies(affinity, &mut found);
+    }
+    found.0
+}
+
+/// All that is wrong with an AlertProvider by itself. Whether its Secret is there and whether its templates can be read is not asked here.
+#[must_use]
+pub fn validate_alert_provider(provider: &AlertProviderSpec) -> Vec<Problem> {
+    let mut found = Findings::default();
+    match (provider.address(), &provider.secret_ref) {
+        // What stands in an address may be a secret: it is not repeated.
+        (Some(address), _) if !is_http_url(address) => found.error(
+            "spec.address",
+            "",
+            "is no address that messages can be posted to, such as https://hooks.slack.com/services/…",
+        ),
+        (None, None) => found.error(
+            "spec.address",
+            "",
+            "is missing, and so is secretRef: one of them must say where messages go",
+        ),
+        (None, Some(secret)) if secret.name.is_empty() => {
+            found.error("spec.secretRef.name", "", "is empty, expected the name of a Secret");
+        }
+        _ => {}
+    }
+    if let Some(proxy) = provider.proxy.as_deref().filter(|proxy| !proxy.is_empty())
+        && !is_http_url(proxy)
+    {
+        found.error(
+            "spec.proxy",
+            "",
+            "is no address of a proxy, such as http://proxy.test:3128",
+        );
+    }
+    if provider.format.is_some() && provider.provider_type != AlertProviderType::MsTeams {
+        found.warning(
+            "spec.format",
+            provider.format.unwrap_or_default(),
+            format!(
+                "is for msteams alone, {} has one form",
+                provider.provider_type
+            ),
+        );
     }
     found.0
 }
@@ -599,7 +643,7 @@ fn metrics(analysis: &CanaryAnalysis, found: &mut Findings) {
     }
 }
 
-fn hooks_and_alerts(analysis: &CanaryAnalysis, found: &mut Findings) {
+fn hooks(analysis: &CanaryAnalysis, found: &mut Findings) {
     for (index, hook) in analysis.webhooks.iter().enumerate() {
         let field = |name: &str| format!("spec.analysis.webhooks[{index}]{name}");
         if !is_http_url(&hook.url) {
@@ -619,16 +663,6 @@ fn hooks_and_alerts(analysis: &CanaryAnalysis, found: &mut Findings) {
                 field(".retries"),
                 retries,
                 "expected 0 or more; counts as 0",
-            );
-        }
-    }
-    for (index, alert) in analysis.alerts.iter().enumerate() {
-        if alert.severity() == AlertSeverity::Unspecified {
-            let message = "is empty, so this alert never fires; use info, warn or error";
-            found.warning(
-                format!("spec.analysis.alerts[{index}].severity"),
-                "",
-                message,
             );
         }
     }

@@ -201,12 +201,6 @@ fn each_rule_names_its_field() {
         ),
         (
             "analysis.alerts",
-            json!([{"name": "a", "providerRef": {"name": "p"}}]),
-            Warning,
-            "spec.analysis.alerts[0].severity",
-        ),
-        (
-            "analysis.alerts",
             json!([{"name": "a", "severity": "info", "providerRef": {"name": "p", "namespace": "else"}}]),
             Error,
             "spec.analysis.alerts[0].providerRef.namespace",

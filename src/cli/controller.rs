@@ -1,8 +1,9 @@
 //! `serin controller`: Flagger's flags with Flagger's defaults where they apply, the start of logging and of the runtime, and signals.
 
 use super::credentials::Credentials;
-use crate::api::{GoDuration, parse_go_duration};
+use crate::api::{AlertProviderType, GoDuration, parse_go_duration};
 use crate::controller::{self, LeaseSettings, Options};
+use crate::notify::Receiver;
 use crate::rollout::Settings;
 use crate::routing::RoutingSettings;
 use crate::workload::WorkloadSettings;
@@ -70,6 +71,60 @@ pub struct ControllerArguments {
     /// Webhook that is told every event. The variable EVENT_WEBHOOK_URL, where set, wins.
     #[arg(long, value_name = "URL", default_value = "")]
     event_webhook: String,
+    /// Slack webhook, or method of Slack's API, for alerts about canaries that name nobody. SLACK_URL, where set, wins.
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "",
+        hide_default_value = true
+    )]
+    slack_url: String,
+    /// Bot token for -slack-url. SLACK_TOKEN, where set, wins, and is no argument that others can read.
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        default_value = "",
+        hide_default_value = true
+    )]
+    slack_token: String,
+    /// Proxy on the way to -slack-url. SLACK_PROXY_URL, where set, wins.
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "",
+        hide_default_value = true
+    )]
+    slack_proxy_url: String,
+    /// Name that alerts come from.
+    #[arg(long, value_name = "NAME", default_value = "flagger")]
+    slack_user: String,
+    /// Channel of alerts. Default: general.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    slack_channel: String,
+    /// Webhook of Microsoft Teams, in place of Slack. MSTEAMS_URL, where set, wins.
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "",
+        hide_default_value = true
+    )]
+    msteams_url: String,
+    /// Proxy on the way to -msteams-url. MSTEAMS_PROXY_URL, where set, wins.
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "",
+        hide_default_value = true
+    )]
+    msteams_proxy_url: String,
+    /// Form of messages to -msteams-url: adaptive-card for a webhook of Teams' Workflows, message-card for an old connector.
+    #[arg(long, value_name = "FORM", default_value = "adaptive-card", value_parser = ["adaptive-card", "message-card"])]
+    msteams_format: String,
     /// Port of /metrics, /healthz and /readyz.
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     port: u16,
@@ -134,27 +189,6 @@ struct UnusedArguments {
     /// There is one logger.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     zap_replace_globals: Option<String>,
-    /// Alerts are not sent yet.
-    #[arg(long, value_name = "URL")]
-    slack_url: Option<String>,
-    /// Alerts are not sent yet.
-    #[arg(long, value_name = "TOKEN", hide = true)]
-    slack_token: Option<String>,
-    /// Alerts are not sent yet.
-    #[arg(long, value_name = "URL", hide = true)]
-    slack_proxy_url: Option<String>,
-    /// Alerts are not sent yet.
-    #[arg(long, value_name = "NAME", hide = true)]
-    slack_user: Option<String>,
-    /// Alerts are not sent yet.
-    #[arg(long, value_name = "NAME", hide = true)]
-    slack_channel: Option<String>,
-    /// Alerts are not sent yet.
-    #[arg(long, value_name = "URL")]
-    msteams_url: Option<String>,
-    /// Alerts are not sent yet.
-    #[arg(long, value_name = "URL", hide = true)]
-    msteams_proxy_url: Option<String>,
     /// Verbosity of a Go logging library that is not here.
     #[arg(short = 'v', value_name = "N", hide = true)]
     verbosity: Option<String>,
@@ -169,13 +203,6 @@ impl UnusedArguments {
             ("kubeconfig-service-mesh", &self.kubeconfig_service_mesh),
             ("control-loop-interval", &self.control_loop_interval),
             ("zap-replace-globals", &self.zap_replace_globals),
-            ("slack-url", &self.slack_url),
-            ("slack-token", &self.slack_token),
-            ("slack-proxy-url", &self.slack_proxy_url),
-            ("slack-user", &self.slack_user),
-            ("slack-channel", &self.slack_channel),
-            ("msteams-url", &self.msteams_url),
-            ("msteams-proxy-url", &self.msteams_proxy_url),
             ("v", &self.verbosity),
         ]
         .into_iter()
@@ -226,18 +253,48 @@ impl ControllerArguments {
         let command = Self::augment_args(clap::Command::new("controller").no_binary_name(true));
         let arguments = Self::from_arg_matches(&command.try_get_matches_from(flags)?)?;
         arguments.check_lease()?;
-        Ok(arguments.options(None))
+        Ok(arguments.options(|_| None))
     }
 
     fn namespaces(&self) -> Vec<String> {
         not_empty(&self.namespace)
     }
 
-    fn options(&self, event_webhook_variable: Option<String>) -> Options {
+    /// The channel of alerts about canaries that name nobody; Teams goes before Slack, as in Flagger.
+    fn alerts(&self, variable: impl Fn(&str) -> Option<String>) -> Option<Receiver> {
+        let chosen = |name: &str, flag: &str| {
+            variable(name)
+                .filter(|value| !value.is_empty())
+                .unwrap_or_else(|| flag.to_owned())
+        };
+        let teams = chosen("MSTEAMS_URL", &self.msteams_url);
+        if !teams.is_empty() {
+            let proxy = chosen("MSTEAMS_PROXY_URL", &self.msteams_proxy_url);
+            return Some(Receiver {
+                format: self.msteams_format.parse().unwrap_or_default(),
+                ..Receiver::of_flags(AlertProviderType::MsTeams, &teams, "", &proxy, "", "")
+            });
+        }
+        let slack = chosen("SLACK_URL", &self.slack_url);
+        (!slack.is_empty()).then(|| {
+            Receiver::of_flags(
+                AlertProviderType::Slack,
+                &slack,
+                &chosen("SLACK_TOKEN", &self.slack_token),
+                &chosen("SLACK_PROXY_URL", &self.slack_proxy_url),
+                &self.slack_user,
+                &self.slack_channel,
+            )
+        })
+    }
+
+    /// `variable` reads the environment, which goes before flags.
+    fn options(&self, variable: impl Fn(&str) -> Option<String>) -> Options {
         let namespaces = self.namespaces();
-        let event_webhook = event_webhook_variable
+        let event_webhook = variable("EVENT_WEBHOOK_URL")
             .filter(|url| !url.is_empty())
             .unwrap_or_else(|| self.event_webhook.clone());
+        let alerts = self.alerts(variable);
         let replica = ["POD_NAME", "HOSTNAME"]
             .into_iter()
             .find_map(|name| std::env::var(name).ok())
@@ -264,6 +321,7 @@ impl ControllerArguments {
                 metrics_server: self.metrics_server.clone(),
                 no_cross_namespace_refs: self.no_cross_namespace_refs,
                 cluster_name: self.cluster_name.clone(),
+                alerts: alerts.is_some(),
                 workload: WorkloadSettings {
                     selector_labels: not_empty(&self.selector_labels),
                     include_label_prefix: not_empty(&self.include_label_prefix),
@@ -278,6 +336,7 @@ impl ControllerArguments {
             threadiness: self.threadiness.max(1),
             listen: SocketAddr::new(self.bind_address, self.port),
             event_webhook: (!event_webhook.is_empty()).then_some(event_webhook),
+            alerts,
             replica,
             lease,
         }
@@ -345,7 +404,7 @@ pub fn run(arguments: &ControllerArguments) -> anyhow::Result<()> {
     }
     install_crypto();
     arguments.check_lease()?;
-    let options = arguments.options(std::env::var("EVENT_WEBHOOK_URL").ok());
+    let options = arguments.options(|name| std::env::var(name).ok());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("serin")
@@ -397,7 +456,7 @@ mod tests {
 
     #[test]
     fn defaults_are_flaggers() {
-        let options = parse(&[]).unwrap().options(None);
+        let options = parse(&[]).unwrap().options(|_| None);
         assert_eq!(options.settings.mesh_provider, "istio");
         assert_eq!(options.settings.metrics_server, "http://prometheus:9090");
         assert_eq!(options.settings.workload, WorkloadSettings::default());
@@ -422,7 +481,7 @@ mod tests {
             "--no-cross-namespace-refs",
             "-selector-labels=app, tier",
             "-kubeconfig-qps=20",
-            "-slack-token=secret",
+            "-zap-replace-globals=true",
             "-v=4",
             "-include-label-prefix=*",
             "-enable-leader-election=true",
@@ -430,9 +489,9 @@ mod tests {
         .unwrap();
         assert_eq!(
             arguments.unused.given(),
-            ["kubeconfig-qps", "slack-token", "v"]
+            ["kubeconfig-qps", "zap-replace-globals", "v"]
         );
-        let options = arguments.options(None);
+        let options = arguments.options(|_| None);
         assert_eq!(options.namespaces, ["a", "b"]);
         assert!(
             !options.settings.workload.config_tracking && options.settings.no_cross_namespace_refs
@@ -451,18 +510,55 @@ mod tests {
         let arguments = parse(&["-event-webhook=http://flag"]).unwrap();
         assert_eq!(
             arguments
-                .options(Some("http://variable".into()))
+                .options(|name| (name == "EVENT_WEBHOOK_URL").then(|| "http://variable".into()))
                 .event_webhook
                 .unwrap(),
             "http://variable"
         );
         assert_eq!(
             arguments
-                .options(Some(String::new()))
+                .options(|_| Some(String::new()))
                 .event_webhook
                 .unwrap(),
             "http://flag"
         );
+    }
+
+    #[test]
+    fn the_controllers_own_channel_is_teams_or_slack_and_its_secrets_are_not_shown() {
+        assert!(parse(&[]).unwrap().options(|_| None).alerts.is_none());
+        let slack = parse(&[
+            "-slack-url=http://slack.test/T0",
+            "-slack-token=t0ken",
+            "-slack-channel=ops",
+        ])
+        .unwrap()
+        .options(|_| None)
+        .alerts
+        .unwrap();
+        assert_eq!(
+            (
+                slack.kind,
+                slack.username.as_str(),
+                slack.channel.as_str(),
+                slack.token.as_deref()
+            ),
+            (AlertProviderType::Slack, "flagger", "ops", Some("t0ken"))
+        );
+        let shown = format!("{slack:?}");
+        assert!(!shown.contains("t0ken") && !shown.contains("T0"), "{shown}");
+        let both = parse(&[
+            "-slack-url=http://slack.test/T0",
+            "-msteams-format=message-card",
+        ])
+        .unwrap()
+        .options(|name| (name == "MSTEAMS_URL").then(|| "http://teams.test/".to_owned()));
+        let teams = both.alerts.unwrap();
+        assert_eq!(
+            (teams.kind, teams.format.as_str()),
+            (AlertProviderType::MsTeams, "message-card")
+        );
+        assert!(both.settings.alerts);
     }
 
     #[test]

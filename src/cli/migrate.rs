@@ -2,7 +2,7 @@
 //! is done. The same validation and the same routers answer here that refuse or accept a canary later.
 
 use crate::api::validation::{ProblemSeverity, ValidationOptions, validate};
-use crate::api::{Canary, MetricTemplate, Phase};
+use crate::api::{AlertSeverity, Canary, MetricTemplate, Phase};
 use crate::controller::permissions;
 use crate::object::{Kind, kinds};
 use crate::{providers, routing, workload};
@@ -96,8 +96,18 @@ const DIFFERENCES: &[Difference] = &[
         "analysis.interval is below 10 s: Flagger takes 10 s for it, Serin takes it as it is",
     ),
     (
-        |canary| !canary.spec.analysis.alerts.is_empty(),
-        "analysis.alerts: alerts are not sent yet; events and the event webhook are",
+        |canary| {
+            let silent = |severity: Option<AlertSeverity>| {
+                severity.unwrap_or_default() == AlertSeverity::Unspecified
+            };
+            canary
+                .spec
+                .analysis
+                .alerts
+                .iter()
+                .any(|alert| silent(alert.severity))
+        },
+        "analysis.alerts: an entry without severity gets all alerts, as is documented; from Flagger it gets none",
     ),
     (
         |canary| {

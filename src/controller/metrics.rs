@@ -63,6 +63,7 @@ pub struct Telemetry {
     watch_failures: Counters,
     cache_objects: Gauges,
     events_dropped: Counters,
+    alerts: Counters,
 }
 
 impl Telemetry {
@@ -85,6 +86,7 @@ impl Telemetry {
         let watch_failures = Counters::default();
         let cache_objects = Gauges::default();
         let events_dropped = Counters::default();
+        let alerts = Counters::default();
         registry.register(
             "flagger_info",
             "Version and mesh provider of the controller",
@@ -155,6 +157,11 @@ impl Telemetry {
             "Events and webhooks dropped because too many were waiting",
             events_dropped.clone(),
         );
+        registry.register(
+            "serin_alerts",
+            "Alerts by result: sent, or failed for good",
+            alerts.clone(),
+        );
         info.get_or_create(&vec![
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ("mesh_provider", mesh_provider.to_owned()),
@@ -176,6 +183,7 @@ impl Telemetry {
             watch_failures,
             cache_objects,
             events_dropped,
+            alerts,
         }
     }
 
@@ -363,6 +371,13 @@ impl Telemetry {
         self.cache_objects
             .get_or_create(&vec![("kind", kind.kind.to_string())])
             .set(objects as f64);
+    }
+
+    /// Somebody was told by an alert, or was not.
+    pub fn alerted(&self, result: &'static str) {
+        self.alerts
+            .get_or_create(&vec![("result", result.to_owned())])
+            .inc();
     }
 
     /// Something that people should be told was dropped.

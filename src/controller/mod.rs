@@ -17,6 +17,7 @@ mod client;
 mod executor;
 mod lease;
 pub mod metrics;
+mod notifier;
 pub mod permissions;
 mod queue;
 mod server;
@@ -29,10 +30,11 @@ pub use queue::CanaryKey;
 
 use crate::api::{Canary, CanaryStatus, condition_type};
 use crate::hooks::Hooks;
+use crate::notify;
 use crate::object::{Expect, Object, Write};
 use crate::providers::Providers;
 use crate::providers::http::Timing;
-use crate::rollout::{Decision, Refusal, Settings, Sibling, Snapshot, Tally, Want, decide};
+use crate::rollout::{self, Decision, Refusal, Settings, Sibling, Snapshot, Tally, Want, decide};
 use announcer::Announcer;
 use asker::Asker;
 use cache::{Caches, ReadError};
@@ -41,6 +43,7 @@ use executor::{Executor, WriteError};
 use jiff::Timestamp;
 use lease::Election;
 use metrics::{CanaryView, Telemetry};
+use notifier::Notifier;
 use queue::Queue;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -87,6 +90,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Webhook that is told every event of canaries without event webhooks of their own.
     pub event_webhook: Option<String>,
+    /// Channel that is told of alerts about canaries that name nobody.
+    pub alerts: Option<notify::Receiver>,
     /// Name of this replica, such as its pod's; the API server's audit log tells replicas apart by it.
     pub replica: String,
     /// Set to work only while holding a lease.
@@ -147,7 +152,8 @@ struct Controller {
     caches: Arc<Caches>,
     executor: Executor,
     asker: Arc<Asker>,
-    announcer: Announcer,
+    announcer: Arc<Announcer>,
+    notifier: Arc<Notifier>,
     tenure: Tenure,
     telemetry: Arc<Telemetry>,
     memories: Mutex<HashMap<CanaryKey, Memory>>,
@@ -201,12 +207,26 @@ pub async fn run(
         .map_err(ControllerError::Thread)?;
 
     let notices = TaskTracker::new();
-    let announcer = Announcer::start(
+    let announcer = Arc::new(Announcer::start(
         api.clone(),
         hooks.clone(),
         options.event_webhook.clone(),
         Arc::clone(&telemetry),
         notices.clone(),
+    ));
+    let notifier = Notifier::new(
+        notifier::Setting {
+            own: options.alerts.clone(),
+            cluster: options.settings.cluster_name.clone(),
+            no_cross_namespace_refs: options.settings.no_cross_namespace_refs,
+        },
+        notify::Sender::new(USER_AGENT, notify::Timing::default())
+            .map_err(ControllerError::Http)?,
+        Arc::clone(&caches),
+        Arc::clone(&queue),
+        Arc::clone(&announcer),
+        Arc::clone(&telemetry),
+        tenure.clone(),
     );
     let metrics = sources::MetricSources::new(Arc::clone(&caches), providers);
     let controller = Arc::new(Controller {
@@ -216,6 +236,7 @@ pub async fn run(
         executor: Executor::new(api, Arc::clone(&caches), Arc::clone(&telemetry)),
         caches: Arc::clone(&caches),
         announcer,
+        notifier,
         tenure: tenure.clone(),
         telemetry,
         memories: Mutex::default(),
@@ -291,6 +312,7 @@ async fn finish(controller: Arc<Controller>, passes: TaskTracker, notices: TaskT
         );
     }
     drop(passes);
+    controller.note_alerts().await;
     // The announcer goes with the last pass; its queue then drains.
     drop(controller);
     notices.close();
@@ -392,6 +414,7 @@ impl Controller {
                     .remove(&key);
                 if let Some(memory) = memory {
                     self.asker.forget(&memory.uid);
+                    self.notifier.forget(&memory.uid);
                 }
                 self.caches.settle(&key, &BTreeSet::new());
                 self.telemetry.forget(&key);
@@ -422,6 +445,7 @@ impl Controller {
                 Err(error) => return self.tell_invalid(key, &object, &error.to_string()).await,
             };
             self.show(key, &canary, canary.status.as_ref());
+            self.notifier.look(key, &canary);
             let decision = match self.think(key, &object, &canary).await {
                 Ok(decision) => decision,
                 Err(next) => return next,
@@ -568,6 +592,7 @@ impl Controller {
         for (list, listing) in &known.lists {
             snapshot.add_list(list.clone(), listing.clone());
         }
+        snapshot.alert_outcomes = self.notifier.outcomes(object.uid());
         for (need, finding) in self.asker.answers(object.uid()) {
             snapshot.add_finding(need, finding);
         }
@@ -595,11 +620,12 @@ impl Controller {
                 wrote = true;
             }
             self.show(key, canary, Some(status));
-            let told = Canary {
+            let told = Arc::new(Canary {
                 status: Some(status.clone()),
                 ..canary.clone()
-            };
+            });
             self.announcer.tell(&told, &decision.announcements);
+            self.notifier.look(key, &told);
             self.tally(key, &decision.tallies, started);
         }
         for write in &decision.writes {
@@ -611,6 +637,41 @@ impl Controller {
             self.announcer.tell(canary, &decision.announcements);
         }
         Ok(wrote)
+    }
+
+    /// Writes down who was told since the last write, before nobody knows it any more.
+    async fn note_alerts(&self) {
+        let known = self.notifier.finish(LAST_MOMENTS / 2).await;
+        let writing = async {
+            for (key, outcomes) in known {
+                let Some(object) = self.caches.canary(&key) else {
+                    continue;
+                };
+                let Ok(canary) = Canary::decode(object.value()) else {
+                    continue;
+                };
+                let mut status = canary.status_or_default();
+                if !rollout::acknowledge(&mut status, &outcomes) {
+                    continue;
+                }
+                let before = canary.status.as_ref();
+                if let Err(error) = self
+                    .executor
+                    .write_status(&key, &object, before, &status)
+                    .await
+                {
+                    tracing::warn!(canary = %key, %error, "that an alert was sent could not be written down; it is sent once more");
+                }
+            }
+        };
+        if tokio::time::timeout(LAST_MOMENTS / 2, writing)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "that alerts were sent could not be written down in time; they may be sent once more"
+            );
+        }
     }
 
     fn tally(&self, key: &CanaryKey, tallies: &[Tally], started: Instant) {

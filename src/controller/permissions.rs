@@ -49,6 +49,7 @@ pub static CORE: &[Grant] = &[
     // Owner references with `blockOwnerDeletion`, where the API server enforces rights on them (OpenShift does).
     part_of(kinds::CANARY, "finalizers", &["update"]),
     on(kinds::METRIC_TEMPLATE, READ),
+    on(kinds::ALERT_PROVIDER, READ),
     on(kinds::DEPLOYMENT, OWN),
     on(kinds::DAEMON_SET, OWN),
     // Promoted templates; those beyond `revisionHistoryLimit` are deleted.
@@ -62,7 +63,7 @@ pub static CORE: &[Grant] = &[
     on(kinds::POD, &["list"]),
     on(kinds::HORIZONTAL_POD_AUTOSCALER, OWN),
     on(kinds::SCALED_OBJECT, OWN),
-    // What targets use and what metric templates name as `secretRef`.
+    // What targets use, and what metric templates and alert providers name as `secretRef`.
     on(kinds::CONFIG_MAP, READ),
     on(kinds::SECRET, READ),
     on(announcer::EVENT, &["create"]),

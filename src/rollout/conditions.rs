@@ -1,6 +1,7 @@
 //! The conditions that follow from a status: Flagger's `Promoted` with its texts, and `Ready`, `Reconciling`, `Stalled` and
 //! `Accepted` as other tools understand them.
 
+use super::alerts::Reach;
 use crate::api::{CanaryStatus, Condition, ConditionStatus, Phase, condition_type};
 use jiff::Timestamp;
 
@@ -33,6 +34,8 @@ pub(super) struct Remarks {
     pub stalled: Option<(&'static str, String)>,
     /// Sentence that says more than Flagger's for the `Promoted` condition.
     pub promoted: Option<String>,
+    /// Whether those who are to be told can be; `None` where that was not looked at.
+    pub alerts: Option<Reach>,
 }
 
 /// Sets all conditions of `status`. Times move only with what they are about.
@@ -124,6 +127,7 @@ pub(super) fn set(
         None if phase == Phase::Failed => ("Failed", story.as_str()),
         None => ("NotStalled", "Work goes on by itself."),
     };
+    set_alerting(status, remarks.alerts.as_ref(), generation, now);
     let stalled = blocked.is_some() || phase == Phase::Failed;
     put(
         status,
@@ -134,6 +138,27 @@ pub(super) fn set(
         generation,
         now,
     );
+}
+
+/// The condition of those who are to be told. It is there only where somebody is named, and stays as it is while that can't be known.
+fn set_alerting(
+    status: &mut CanaryStatus,
+    reach: Option<&Reach>,
+    generation: Option<i64>,
+    now: Timestamp,
+) {
+    let kind = condition_type::ALERTING;
+    let (value, reason, text) = match reach {
+        None | Some(Reach::Unknown) => return,
+        Some(Reach::Nobody) => {
+            return status
+                .conditions
+                .retain(|condition| condition.condition_type != kind);
+        }
+        Some(Reach::All(text)) => (ConditionStatus::True, "AlertsReady", text),
+        Some(Reach::NotAll(text)) => (ConditionStatus::False, "AlertProviderUnfit", text),
+    };
+    put(status, kind, value, reason, text, generation, now);
 }
 
 fn phase_reason(phase: Phase) -> &'static str {

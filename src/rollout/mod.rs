@@ -2,6 +2,7 @@
 //! cluster to it, and what it needs to know next. It is a pure function: the same snapshot gives the same decision, so a
 //! crash anywhere is repaired by deciding again.
 
+mod alerts;
 mod checks;
 mod conditions;
 mod converge;
@@ -14,6 +15,7 @@ mod snapshot;
 mod stage;
 mod view;
 
+pub use alerts::{AlertOutcome, CONTROLLER, acknowledge, problems as alert_problems, provider_of};
 pub use decision::{Announcement, Decision, Severity, Tally};
 pub use ladder::{NextStep, ladder, next_step};
 pub use need::{Finding, HookAnswer, HookCall, HookPayload, Need, Request};

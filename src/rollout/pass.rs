@@ -16,6 +16,7 @@ mod rollback;
 mod tell;
 mod terminate;
 
+use super::alerts;
 use super::checks::Round;
 use super::conditions::{self, Remarks};
 use super::converge;
@@ -82,6 +83,7 @@ impl Pass<'_> {
             return Vec::new();
         }
         self.remember_refusal();
+        self.remarks.alerts = Some(alerts::reach(self.snapshot));
         let view = match View::look(self.snapshot) {
             Ok(view) => view,
             Err(Obstacle::Unknown(why)) => {
@@ -134,9 +136,18 @@ impl Pass<'_> {
             Some(before) => self.status != *before,
             None => self.status != CanaryStatus::default(),
         };
+        let mut noted = false;
         if changed {
             self.status.last_transition_time = Some(self.now);
+            alerts::record(self.snapshot, &mut self.status, &self.announcements);
+            alerts::acknowledge(&mut self.status, &self.snapshot.alert_outcomes);
         } else {
+            let due = alerts::due(&self.status, &self.snapshot.alert_outcomes);
+            if due.is_some_and(|due| due <= self.now) {
+                noted = alerts::acknowledge(&mut self.status, &self.snapshot.alert_outcomes);
+            }
+            self.wake_at(due);
+            self.wake_at(alerts::look_again(&self.status, self.now));
             writes.extend(self.finalizer_write());
             // What is only half decided, an answer being awaited, is told when it is done.
             self.announcements
@@ -145,14 +156,18 @@ impl Pass<'_> {
         }
         let wants = self.snapshot.take_missing();
         Decision {
-            status: changed.then_some(self.status),
+            status: (changed || noted).then_some(self.status),
             writes,
             announcements: self.announcements,
             tallies: self.tallies,
             needs: self.needs,
             wants,
             because: self.because,
-            wake: if changed { Some(self.now) } else { self.wake },
+            wake: if changed || noted {
+                Some(self.now)
+            } else {
+                self.wake
+            },
         }
     }
 
@@ -190,7 +205,7 @@ impl Pass<'_> {
 
     fn refuse(&mut self, reason: &'static str, message: String) {
         if !self.was_blocked_by(reason, Some(&message)) {
-            self.tell(Severity::Warn, reason, message.clone());
+            self.tell_of_trouble(reason, &message);
         }
         self.remarks.refused = Some((reason, message));
     }
@@ -201,7 +216,7 @@ impl Pass<'_> {
             return;
         };
         if !self.was_blocked_by(refusal.reason, Some(&refusal.message)) {
-            self.tell(Severity::Warn, refusal.reason, refusal.message.clone());
+            self.tell_of_trouble(refusal.reason, &refusal.message);
         }
         self.remarks.stalled = Some((refusal.reason, refusal.message.clone()));
     }

@@ -5,7 +5,7 @@
 pub type Reason = (&'static str, &'static str);
 
 /// Reasons of conditions, beside the phases.
-pub const OF_CONDITIONS: [Reason; 21] = [
+pub const OF_CONDITIONS: [Reason; 23] = [
     ("Accepted", "the spec can be carried out"),
     ("NotStalled", "work goes on by itself, or there is none"),
     (
@@ -75,13 +75,21 @@ pub const OF_CONDITIONS: [Reason; 21] = [
         "the Canary CRD of the cluster drops fields of status: install Serin's",
     ),
     (
+        "AlertsReady",
+        "each AlertProvider that the canary names is there and has an address",
+    ),
+    (
+        "AlertProviderUnfit",
+        "an AlertProvider that the canary names is missing, or lacks its address; the rollout goes on",
+    ),
+    (
         "Failed",
         "the last run failed, or was never needed because the first primary did not come up; a new revision starts the next run",
     ),
 ];
 
 /// Reasons of events, beside those of conditions that refuse or stall a canary, which are events too.
-pub const OF_EVENTS: [Reason; 39] = [
+pub const OF_EVENTS: [Reason; 43] = [
     ("Initialized", "the primary serves"),
     (
         "InitializationFailed",
@@ -146,6 +154,18 @@ pub const OF_EVENTS: [Reason; 39] = [
         "the canary is past its deadline; the run is rolled back",
     ),
     (
+        "PrimaryLost",
+        "the primary has no ready endpoints for longer than the progress deadline; the run is rolled back",
+    ),
+    (
+        "RouteNotApplied",
+        "the gateway did not take the route within the progress deadline; the run is rolled back",
+    ),
+    (
+        "HeldOnCanary",
+        "the primary did not come back, so the canary keeps the traffic",
+    ),
+    (
         "PodsFailing",
         "why pods that are waited for, or that failed, don't run",
     ),
@@ -189,6 +209,10 @@ pub const OF_EVENTS: [Reason; 39] = [
     ),
     ("Terminated", "that is done"),
     ("Suspended", "`spec.suspend` was set"),
+    (
+        "AlertNotSent",
+        "an alert could not be sent, and that was given up; the message says whom to and why",
+    ),
     (
         "InternalError",
         "a pass over this canary broke off; it is tried again",

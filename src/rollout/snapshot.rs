@@ -1,6 +1,7 @@
 //! All that a decision may know: the canary, the settings, the clock, what was read of the cluster, and the answers to what was
 //! asked. A snapshot notes what was looked for and is not in it; the controller reads that and decides again.
 
+use super::alerts::AlertOutcome;
 use super::need::{Finding, Need};
 use crate::api::Canary;
 use crate::object::{Endpoints, Kind, Object, ObjectRef, Reading, kinds};
@@ -25,6 +26,8 @@ pub struct Settings {
     pub no_cross_namespace_refs: bool,
     /// `-cluster-name`.
     pub cluster_name: String,
+    /// The controller has a channel of its own, for alerts about canaries that name nobody.
+    pub alerts: bool,
     /// Settings of the workload room.
     pub workload: WorkloadSettings,
     /// Settings of the routing room.
@@ -38,6 +41,7 @@ impl Default for Settings {
             metrics_server: "http://prometheus:9090".to_owned(),
             no_cross_namespace_refs: false,
             cluster_name: String::new(),
+            alerts: false,
             workload: WorkloadSettings::default(),
             routing: RoutingSettings::default(),
         }
@@ -146,6 +150,8 @@ pub struct Snapshot {
     pub siblings: Vec<Sibling>,
     /// What the API server refused when the decision before this one was carried out, if it still stands in the way.
     pub refusal: Option<Refusal>,
+    /// What became of alerts that the status may still have as pending.
+    pub alert_outcomes: Vec<AlertOutcome>,
     /// A value that differs from snapshot to snapshot; the only source of randomness (cookies).
     pub entropy: u64,
     /// What earlier decisions about this canary worked out; without it everything is worked out anew.
@@ -166,6 +172,7 @@ impl Snapshot {
             settings,
             siblings: Vec::new(),
             refusal: None,
+            alert_outcomes: Vec::new(),
             entropy: 0,
             memory: None,
             objects: BTreeMap::new(),

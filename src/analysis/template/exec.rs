@@ -6,6 +6,7 @@ use super::parse::{Control, Node, Operand, Pipeline, Term, Tree};
 use super::value::Value;
 use super::{Fault, MAX_OUTPUT, TemplateContext};
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Units of work for one rendering; an ordinary query needs some hundreds.
@@ -87,18 +88,24 @@ impl Function {
     }
 }
 
-/// Runs `tree` with nil as the dot.
-pub(super) fn execute(tree: &Tree, context: &TemplateContext) -> Result<String, Fault> {
+/// Runs `tree` with the facts as the dot; with nil where there are none.
+pub(super) fn execute(
+    tree: &Tree,
+    context: &TemplateContext,
+    facts: Option<&BTreeMap<String, String>>,
+) -> Result<String, Fault> {
+    let dot = facts.map_or(Value::Nil, |facts| Value::Map(Rc::new(facts.clone())));
     let mut machine = Machine {
         tree,
         context,
         variables: Value::Map(Rc::new(context.variables.clone())),
         output: String::new(),
-        scope: vec![("$".to_owned(), Value::Nil)],
+        scope: vec![("$".to_owned(), dot.clone())],
         work: 0,
         depth: 0,
+        facts: facts.is_some(),
     };
-    machine.list(&Value::Nil, &tree.root)?;
+    machine.list(&dot, &tree.root)?;
     Ok(machine.output)
 }
 
@@ -118,6 +125,8 @@ struct Machine<'a> {
     scope: Vec<(String, Value)>,
     work: usize,
     depth: usize,
+    /// Whether maps hold facts of an alert rather than a metric's variables.
+    facts: bool,
 }
 
 impl Machine<'_> {
@@ -372,7 +381,7 @@ impl Machine<'_> {
                 Ok(Value::text(text))
             }
             Term::Function(function) => self.call(dot, operand.at, *function, &[], None),
-            Term::Field(fields) => Self::fields(operand.at, dot.clone(), fields),
+            Term::Field(fields) => self.fields(operand.at, dot.clone(), fields),
             Term::Variable(name, fields) => {
                 let value = self
                     .scope
@@ -383,24 +392,25 @@ impl Machine<'_> {
                     .ok_or_else(|| {
                         Fault::new(operand.at, format!("the variable {name} is not declared"))
                     })?;
-                Self::fields(operand.at, value, fields)
+                self.fields(operand.at, value, fields)
             }
             Term::Parenthesis(pipeline) => {
                 self.deeper(operand.at, |machine| machine.pipeline(dot, pipeline))
             }
             Term::Chain(base, fields) => {
                 let value = self.operand(dot, base)?;
-                Self::fields(operand.at, value, fields)
+                self.fields(operand.at, value, fields)
             }
         }
     }
 
-    fn fields(at: usize, base: Value, fields: &[String]) -> Result<Value, Fault> {
+    fn fields(&self, at: usize, base: Value, fields: &[String]) -> Result<Value, Fault> {
         let mut value = base;
         for field in fields {
             value = match &value {
                 Value::Map(map) => match map.get(field) {
                     Some(found) => Value::text(found),
+                    None if self.facts => return Err(Fault::new(at, no_fact(field, map.keys()))),
                     None => return Err(Fault::new(at, missing(field, map.keys()))),
                 },
                 Value::Nil => {
@@ -525,6 +535,11 @@ impl Machine<'_> {
             Function::Ge => order(&arguments).map(|order| Value::Bool(order.is_ge())),
         }
     }
+}
+
+fn no_fact<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {
+    let known: Vec<String> = known.map(|name| format!(".{name}")).collect();
+    format!("there is no .{key} here; there are {}", known.join(", "))
 }
 
 fn missing<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {

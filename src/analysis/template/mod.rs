@@ -93,6 +93,23 @@ pub fn go_number(value: f64) -> String {
 
 /// Renders `template` with the values of `context`.
 pub fn render(template: &str, context: &TemplateContext) -> Result<String, TemplateError> {
+    run(template, context, None)
+}
+
+/// The same with `facts` as the dot, so that `{{ .key }}` is one of them.
+pub fn render_facts(
+    template: &str,
+    context: &TemplateContext,
+    facts: &BTreeMap<String, String>,
+) -> Result<String, TemplateError> {
+    run(template, context, Some(facts))
+}
+
+fn run(
+    template: &str,
+    context: &TemplateContext,
+    facts: Option<&BTreeMap<String, String>>,
+) -> Result<String, TemplateError> {
     if template.len() > MAX_SOURCE {
         return Err(TemplateError {
             line: 1,
@@ -105,7 +122,7 @@ pub fn render(template: &str, context: &TemplateContext) -> Result<String, Templ
     }
     lex::lex(template)
         .and_then(parse::parse)
-        .and_then(|tree| exec::execute(&tree, context))
+        .and_then(|tree| exec::execute(&tree, context, facts))
         .map_err(|fault| fault.locate(template))
 }
 

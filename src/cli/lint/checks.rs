@@ -2,11 +2,12 @@
 //! routers' refusals, the queries); what only shows between objects is asked here.
 
 use super::source::{Content, Node, Position};
-use crate::analysis::{QueryProblem, provider_problems, queries, template};
+use crate::analysis::{QueryProblem, alert, provider_problems, queries, template};
+use crate::api::alert_provider::ADDRESS_KEY;
 use crate::api::validation::ProblemSeverity;
 use crate::api::{
     API_VERSION, AlertProvider, Canary, DecodeError, HookType, MetricTemplate, TargetKind,
-    ThresholdRange, ValidationOptions, crd, validate,
+    ThresholdRange, ValidationOptions, crd, validate, validate_alert_provider,
 };
 use crate::object::{Object, ObjectRef, Reading};
 use crate::workload::{self, WorkloadSettings};
@@ -138,7 +139,10 @@ pub fn check(manifests: &[Manifest], setting: &Setting) -> Vec<Finding> {
                 }
             }
             "AlertProvider" => {
-                decoded(manifest, &crd::alert_provider(), AlertProvider::decode, &mut found);
+                let definition = crd::alert_provider();
+                if let Some(provider) = decoded(manifest, &definition, AlertProvider::decode, &mut found) {
+                    one_provider(manifest, &provider, manifests, &mut found);
+                }
             }
             other => found.push(manifest.finding(
                 Severity::Error,
@@ -416,6 +420,61 @@ fn one_canary(
             &field,
             found,
         );
+        if let Some(template) = &alert.template
+            && let Err(error) = alert::check(template)
+        {
+            let field = format!("spec.analysis.alerts[{index}].template");
+            found.push(manifest.finding(Severity::Error, "template", &field, error.to_string()));
+        }
+    }
+}
+
+fn one_provider(
+    manifest: &Manifest,
+    provider: &AlertProvider,
+    manifests: &[Manifest],
+    found: &mut Vec<Finding>,
+) {
+    let spec = &provider.spec;
+    for problem in validate_alert_provider(spec) {
+        let severity = match problem.severity {
+            ProblemSeverity::Error => Severity::Error,
+            ProblemSeverity::Warning => Severity::Warning,
+        };
+        found.push(manifest.finding(severity, "spec", &problem.field, problem.message));
+    }
+    for (field, template) in [("spec.template", &spec.template), ("spec.link", &spec.link)] {
+        if let Some(template) = template
+            && let Err(error) = alert::check(template)
+        {
+            found.push(manifest.finding(Severity::Error, "template", field, error.to_string()));
+        }
+    }
+    let Some(secret) = spec
+        .secret_ref
+        .as_ref()
+        .filter(|_| spec.address().is_none())
+    else {
+        return;
+    };
+    let home = manifest.object.namespace();
+    // Secrets are seldom in the same files, so one that is not says nothing.
+    let theirs = manifests.iter().find(|one| {
+        one.is("Secret") && one.object.name() == secret.name && one.object.namespace() == home
+    });
+    let lacks = theirs.is_some_and(|one| {
+        ["data", "stringData"].iter().all(|part| {
+            one.object
+                .text(&format!("/{part}/{ADDRESS_KEY}"))
+                .is_empty()
+        })
+    });
+    if lacks {
+        let message = format!(
+            "Secret {home}/{} lacks the key {ADDRESS_KEY}, which says where messages go",
+            secret.name
+        );
+        found.push(manifest.finding(Severity::Error, "reference", "spec.secretRef.name", message));
     }
 }
 

@@ -34,13 +34,15 @@ impl<'a> Pass<'a> {
             self.record_applied(&view.identity);
             let cause =
                 "The target was set back to the promoted revision; the run is over.".to_owned();
-            self.tell(
+            self.tell_and_alert(
                 Severity::Info,
                 "Reverted",
                 format!(
                     "{} was set back to the promoted revision, the analysis is cancelled",
                     self.target_name()
                 ),
+                "Target was set back to the promoted revision, canary analysis cancelled."
+                    .to_owned(),
             );
             return self.begin_rollback(view, Stage::Cancelling, cause);
         }
@@ -69,13 +71,14 @@ impl<'a> Pass<'a> {
         let told = self.announcements.len();
         self.start_run(view);
         self.announcements.truncate(told);
-        self.tell(
+        self.tell_and_alert(
             Severity::Info,
             "NewRevision",
             format!(
                 "New revision detected! Restarting analysis for {}",
                 self.target_name()
             ),
+            "New revision detected, restarting canary analysis.".to_owned(),
         );
     }
 

@@ -77,12 +77,11 @@ impl<'a> Pass<'a> {
         );
         let deadline = signed(self.canary.spec.progress_deadline());
         if self.wait_for(WAIT_PRIMARY, &text, Some(deadline), None) {
-            self.begin_rollback(
-                view,
-                Stage::RollingBack,
-                format!("{text} for longer than the progress deadline"),
-            );
-            return;
+            let cause = format!("{text} for longer than the progress deadline");
+            let told = format!("Rolling back {} {cause}", self.full_name());
+            let alert = format!("Rolling back, {cause}");
+            self.tell_and_alert(Severity::Error, "PrimaryLost", told, alert);
+            return self.begin_rollback(view, Stage::RollingBack, cause);
         }
         let since = self.run_ref().and_then(|run| run.waiting_since);
         self.explain_when_overdue(view, Side::Primary, since, deadline);
@@ -96,6 +95,9 @@ impl<'a> Pass<'a> {
             return self.wake_after(run.next_check_at, grace);
         }
         if self.wait_for("the route to be applied", &text, Some(deadline), None) {
+            let told = format!("Rolling back {} route not applied: {why}", self.full_name());
+            let alert = format!("Rolling back, the route is not applied: {why}");
+            self.tell_and_alert(Severity::Error, "RouteNotApplied", told, alert);
             self.begin_rollback(view, Stage::RollingBack, text);
         }
     }
@@ -209,14 +211,17 @@ impl<'a> Pass<'a> {
         };
         self.with_run(|run| run.diverted = true);
         self.status.canary_weight = i64::from(split.canary.percent());
-        self.tell(
-            Severity::Warn,
-            "TrafficDiverted",
-            format!(
-                "The {name} of {} {why}, all traffic goes to the other side",
-                self.full_name()
-            ),
+        let text = format!(
+            "The {name} of {} {why}, all traffic goes to the other side",
+            self.full_name()
         );
+        if from == Side::Primary {
+            // What visitors were meant to have is gone: nobody should learn of that from them.
+            let alert = format!("Primary {why}, all traffic goes to the canary.");
+            self.tell_and_alert(Severity::Warn, "TrafficDiverted", text, alert);
+        } else {
+            self.tell(Severity::Warn, "TrafficDiverted", text);
+        }
     }
 
     pub(super) fn restore(&mut self, _view: &View<'a>) {

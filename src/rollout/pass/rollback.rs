@@ -73,8 +73,13 @@ impl<'a> Pass<'a> {
                 self.status.canary_weight = 0;
             } else if self.is_past(run.waiting_since, deadline) {
                 // The canary is the only side that serves. It stays, and a person or a new revision decides.
-                self.hold_on_canary(
-                    "The primary did not come back, so the canary keeps the traffic.",
+                let cause = "The primary did not come back, so the canary keeps the traffic.";
+                self.hold_on_canary(cause);
+                self.tell_and_alert(
+                    Severity::Error,
+                    "HeldOnCanary",
+                    format!("{}: {cause}", self.full_name()),
+                    cause.to_owned(),
                 );
             } else {
                 self.wake_after(run.waiting_since, deadline);

@@ -43,6 +43,16 @@ impl Pass<'_> {
         }
     }
 
+    /// Something is in the way that was not there before. Of a canary that never worked whoever applies it learns from its conditions.
+    pub(super) fn tell_of_trouble(&mut self, reason: &'static str, message: &str) {
+        if self.status.promoted.is_some() {
+            let alert = format!("Canary can't go on: {message}");
+            self.tell_and_alert(Severity::Warn, reason, message.to_owned(), alert);
+        } else {
+            self.tell(Severity::Warn, reason, message.to_owned());
+        }
+    }
+
     pub(super) fn tell_passed(&mut self, label: &str, hooks: &[String]) {
         for hook in hooks {
             self.tell(

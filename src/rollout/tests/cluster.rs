@@ -6,8 +6,8 @@ use crate::analysis::Measurement;
 use crate::api::{Canary, CanaryStatus, ConditionStatus, Phase, PodFailure};
 use crate::object::{Object, ObjectRef, Patch, Reading, Write, kinds};
 use crate::rollout::{
-    Announcement, Finding, HookAnswer, HookCall, Listing, Need, Refusal, Request, Settings,
-    Severity, Sibling, Snapshot, Tally, Want, decide,
+    AlertOutcome, Announcement, Finding, HookAnswer, HookCall, Listing, Need, Refusal, Request,
+    Settings, Severity, Sibling, Snapshot, Tally, Want, decide,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -57,6 +57,10 @@ pub struct Cluster {
     unreadable: BTreeMap<ObjectRef, String>,
     refusal: Option<Refusal>,
     siblings: Vec<Sibling>,
+    /// What became of alerts, as whoever sends them tells the next decision.
+    pub alert_outcomes: Vec<AlertOutcome>,
+    /// How often the status was written.
+    pub status_writes: usize,
     /// What decisions wanted to read so far, as watches would have it.
     reads: BTreeSet<Want>,
     /// What was answered so far.
@@ -95,6 +99,8 @@ impl Cluster {
             unreadable: BTreeMap::new(),
             refusal: None,
             siblings: Vec::new(),
+            alert_outcomes: Vec::new(),
+            status_writes: 0,
             reads: BTreeSet::new(),
             findings: BTreeMap::new(),
             gateway: true,
@@ -380,6 +386,7 @@ spec:
         snapshot.entropy = self.version;
         snapshot.refusal = self.refusal.clone();
         snapshot.siblings.clone_from(&self.siblings);
+        snapshot.alert_outcomes.clone_from(&self.alert_outcomes);
         for want in &self.reads {
             match want {
                 Want::Object(name) => snapshot.add_object(name.clone(), self.reading(name)),
@@ -621,6 +628,7 @@ spec:
     }
 
     fn write_status(&mut self, status: &CanaryStatus) {
+        self.status_writes += 1;
         let name = self.canary_name();
         let mut canary = self.objects[&name].clone();
         canary.value_mut()["status"] = json!(status);
@@ -830,6 +838,7 @@ fn kind_of(object: &Object) -> crate::object::Kind {
     [
         kinds::CANARY,
         kinds::METRIC_TEMPLATE,
+        kinds::ALERT_PROVIDER,
         kinds::DEPLOYMENT,
         kinds::DAEMON_SET,
         kinds::SERVICE,

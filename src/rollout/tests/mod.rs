@@ -2,6 +2,7 @@
 //! `docs/transitions.md` lists them by transition.
 
 mod adoption;
+mod alerts;
 mod calm;
 mod cluster;
 mod commands;
