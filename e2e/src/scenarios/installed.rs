@@ -44,6 +44,11 @@ const UNSEEN: &[(&str, &str, &str, &str)] = &[
 /// What must be there before the canary: a template that it names, and the autoscaler of its target.
 const BESIDE: &str = r"
 apiVersion: flagger.app/v1beta1
+kind: AlertProvider
+metadata: {name: chat}
+spec: {type: slack, address: 'http://127.0.0.1:9/nobody'}
+---
+apiVersion: flagger.app/v1beta1
 kind: MetricTemplate
 metadata: {name: constant}
 spec:
@@ -154,6 +159,7 @@ async fn releases(bed: &Bed, install: impl AsyncFnOnce() -> Result<()>) -> Resul
     let plan = Plan {
         analysis: json!({
             "threshold": 2, "stepWeight": 50, "maxWeight": 50,
+            "alerts": [{"name": "bad", "severity": "error", "providerRef": {"name": "chat"}}],
             "metrics": [
                 {"name": "request-success-rate", "interval": "5s", "thresholdRange": {"min": 99}},
                 {"name": "constant", "interval": "5s", "templateRef": {"name": "constant"}, "thresholdRange": {"max": 2}},

@@ -1,4 +1,5 @@
 //! The stories that are told on a bed, and the table of them.
+mod alerts;
 mod ask;
 mod availability;
 mod custom_resources;
@@ -348,6 +349,12 @@ pub const ALL: &[Scenario] = &[
         "killed-controller",
         rollouts::killed_controller,
         "a controller killed ten times in one rollout takes each step once and loses nothing"
+    ),
+    scenario!(
+        Alone,
+        "alerts",
+        alerts::run,
+        "each alert arrives once through a good and a bad release, a killed and a stopped controller"
     ),
     scenario!(
         Alone,
