@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn canary(analysis: serde_json::Value) -> Canary {
+    fn canary(analysis: &serde_json::Value) -> Canary {
         let mut all = json!({"interval": "1m", "threshold": 5});
         for (key, value) in analysis.as_object().unwrap() {
             all[key] = value.clone();
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn without_a_template_the_text_is_the_message() {
-        let canary = canary(json!({"stepWeight": 10}));
+        let canary = canary(&json!({"stepWeight": 10}));
         for template in [None, Some("")] {
             let text = text(template, &canary, &alert("ThresholdReached"), "").unwrap();
             assert_eq!(text, "Failed checks threshold reached 2");
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_template_has_the_facts_as_its_dot_and_the_names_as_functions() {
-        let canary = canary(json!({"stepWeight": 10}));
+        let canary = canary(&json!({"stepWeight": 10}));
         let template = r#"{{ if eq .severity "error" }}@here {{ end }}{{ name }}.{{ namespace }} run {{ .run }} on {{ .cluster }}: {{ .message }}"#;
         assert_eq!(
             text(
@@ -229,8 +229,8 @@ mod tests {
 
     #[test]
     fn fields_are_flaggers() {
-        let with = |analysis, reason: &str, cluster| {
-            let fields = fields(&canary(analysis), &alert(reason), cluster);
+        let with = |analysis: serde_json::Value, reason: &str, cluster: &str| {
+            let fields = fields(&canary(&analysis), &alert(reason), cluster);
             fields
                 .iter()
                 .map(|(name, value)| format!("{name}={value}"))
@@ -268,7 +268,7 @@ mod tests {
             checks: vec!["latency 712 (≤ 500ms): Failed".to_owned()],
             ..alert("ThresholdReached")
         };
-        let fields = fields(&canary(json!({"stepWeight": 10})), &alert, "europe");
+        let fields = fields(&canary(&json!({"stepWeight": 10})), &alert, "europe");
         let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["Cluster", "Cause", "Checks"]);
     }

@@ -43,13 +43,16 @@ enum Progress {
     Over(AlertOutcome),
 }
 
+/// What is known of the alerts of one canary, by key and receiver.
+type Known = HashMap<(String, String), Progress>;
+
 /// A canary's UID and one of those whom it tells.
 type Lane = (String, String);
 
 #[derive(Default)]
 struct State {
-    /// By UID; then by the alert's key and the receiver.
-    known: HashMap<String, (CanaryKey, HashMap<(String, String), Progress>)>,
+    /// By UID.
+    known: HashMap<String, (CanaryKey, Known)>,
     lanes: HashMap<Lane, VecDeque<Job>>,
     waiting: usize,
 }
@@ -129,7 +132,7 @@ impl Notifier {
         } = &mut *state;
         let (_, known) = known
             .entry(uid.clone())
-            .or_insert_with(|| (key.clone(), HashMap::new()));
+            .or_insert_with(|| (key.clone(), Known::new()));
         let pending = |name: &str, provider: &String| {
             alerts
                 .iter()
@@ -402,7 +405,7 @@ impl Notifier {
     }
 }
 
-fn over(known: &HashMap<(String, String), Progress>) -> Vec<AlertOutcome> {
+fn over(known: &Known) -> Vec<AlertOutcome> {
     known
         .values()
         .filter_map(|progress| match progress {

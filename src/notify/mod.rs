@@ -150,6 +150,9 @@ impl Receiver {
     }
 }
 
+/// What the body of an answer says of its success.
+pub type Reader = fn(&[u8]) -> Result<(), Failure>;
+
 /// A request that tells something.
 #[derive(Clone)]
 pub struct Request {
@@ -160,7 +163,7 @@ pub struct Request {
     /// JSON.
     pub body: Value,
     /// What a success says about itself in its body, where its status alone says too little.
-    pub read: fn(&[u8]) -> Result<(), Failure>,
+    pub read: Option<Reader>,
 }
 
 /// How one kind of receiver is told.
@@ -172,11 +175,7 @@ struct Form {
     content_type: &'static str,
     /// Whether it takes a token.
     takes_token: bool,
-    read: fn(&[u8]) -> Result<(), Failure>,
-}
-
-fn any_answer(_: &[u8]) -> Result<(), Failure> {
-    Ok(())
+    read: Option<Reader>,
 }
 
 const PLAIN: Form = Form {
@@ -184,7 +183,7 @@ const PLAIN: Form = Form {
     path: "",
     content_type: "application/json",
     takes_token: false,
-    read: any_answer,
+    read: None,
 };
 
 /// The registry: how the receivers of a type are told.
@@ -192,7 +191,7 @@ fn form_of(kind: AlertProviderType) -> Form {
     match kind {
         AlertProviderType::Slack => Form {
             takes_token: true,
-            read: slack::read,
+            read: Some(slack::read),
             ..PLAIN
         },
         AlertProviderType::MsTeams => Form {

@@ -460,8 +460,8 @@ async fn who_stops_waits_for_no_one_and_gives_nothing_up() {
     let (address, seen) = serve(|_| status(503)).await;
     crate::providers::http::install_crypto();
     let timing = Timing {
-        first_wait: Duration::from_secs(60),
-        overall: Duration::from_secs(600),
+        first_wait: Duration::from_mins(1),
+        overall: Duration::from_mins(10),
         ..QUICK
     };
     let sender = Sender::new("test", timing).unwrap();

@@ -1,5 +1,4 @@
-//! A receiver of one's own: one CloudEvent for each alert, in the structured JSON form (CloudEvents 1.0.2, JSON format). `id` and
-//! `source` together are the alert's identity, by which a receiver knows one that it got twice.
+//! A receiver of one's own: one `CloudEvent` for each alert, in the structured JSON form (version 1.0.2). `id` and `source` together are the alert's identity, by which a receiver knows one that it got twice.
 
 use super::{Message, Receiver};
 use serde_json::{Value, json};

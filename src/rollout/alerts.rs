@@ -49,7 +49,7 @@ pub struct AlertOutcome {
     pub at: Timestamp,
 }
 
-/// The names of an AlertProvider as it stands in `pending`.
+/// The names of an `AlertProvider` as it stands in `pending`.
 #[must_use]
 pub fn provider_of(pending: &str) -> Option<ObjectRef> {
     let (namespace, name) = pending.split_once('/')?;

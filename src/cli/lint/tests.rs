@@ -84,3 +84,71 @@ fn no_yaml_and_no_canary_are_told() {
         []
     );
 }
+
+#[test]
+fn alerts_that_reach_nobody_are_found() {
+    let text = "
+apiVersion: flagger.app/v1beta1
+kind: Canary
+metadata: {name: shop}
+spec:
+  targetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}
+  service: {port: 80, gatewayRefs: [{name: gateway}]}
+  analysis:
+    interval: 1m
+    threshold: 1
+    stepWeight: 10
+    alerts:
+      - {name: a, providerRef: {name: chta}, template: '{{ .mesage }}'}
+---
+apiVersion: flagger.app/v1beta1
+kind: AlertProvider
+metadata: {name: chat}
+spec: {type: slack, address: hooks.slack.com/s3cret, link: '{{ cluster }}'}
+---
+apiVersion: flagger.app/v1beta1
+kind: AlertProvider
+metadata: {name: pager}
+spec: {type: webhook, secretRef: {name: pager}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: pager}
+stringData: {token: s3cret}
+";
+    let found = of_text(text);
+    for (severity, field, words) in [
+        (
+            Severity::Warning,
+            "spec.analysis.alerts[0].providerRef",
+            "AlertProvider default/chta is not in these files; did you mean chat?",
+        ),
+        (
+            Severity::Error,
+            "spec.analysis.alerts[0].template",
+            "there is no .mesage here",
+        ),
+        (Severity::Error, "spec.address", "is no address"),
+        (
+            Severity::Error,
+            "spec.link",
+            "the function \"cluster\" is not known",
+        ),
+        (
+            Severity::Error,
+            "spec.secretRef.name",
+            "Secret default/pager lacks the key address",
+        ),
+    ] {
+        assert!(
+            found.iter().any(|one| one.severity == severity
+                && one.field == field
+                && one.message.contains(words)),
+            "{field}: {words}: {found:#?}"
+        );
+    }
+    assert!(
+        found.iter().all(|one| !one.message.contains("s3cret")),
+        "{found:#?}"
+    );
+}
