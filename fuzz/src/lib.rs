@@ -279,6 +279,11 @@ fn read(snapshot: &mut Snapshot, want: &Want, held: &BTreeMap<ObjectRef, Value>)
 fn carry_out(write: &Write, held: &mut BTreeMap<ObjectRef, Value>) {
     let name = write.target();
     match write {
+        Write::Together(writes) => {
+            for write in writes {
+                carry_out(write, held);
+            }
+        }
         Write::Apply { object, .. } => {
             let live = held.entry(name.clone()).or_insert_with(|| json!({}));
             merge(live, object.value());

@@ -134,9 +134,19 @@ pub struct CanarySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress_ref: Option<IngressRef>,
 
-    /// The ApisixRoute whose traffic is split, for the provider apisix. Default: none.
+    /// A route of your own whose weights are shifted in place of a generated route: an HTTPRoute, GRPCRoute, TLSRoute,
+    /// TCPRoute, VirtualService, IngressRoute, IngressRouteTCP, TraefikService, HTTPProxy or canary Ingress that names
+    /// the Services of both sides, or any other kind with weightPaths. For the provider apisix the ApisixRoute whose
+    /// traffic is split. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route_ref: Option<RouteRef>,
+
+    /// Further routes of your own, beside routeRef or in its place: all are shifted together. An object that stands
+    /// here several times with different weightPaths has several places with weights. Not for the providers apisix and
+    /// knative. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub route_refs: Vec<RouteRef>,
 
     /// The Gloo Upstream whose connection settings the generated Upstreams take over, for the provider gloo. Default:
     /// none.
@@ -271,17 +281,35 @@ pub struct IngressRef {
     pub name: String,
 }
 
-/// The ApisixRoute whose traffic is split.
+/// A route of the user, in the namespace of the canary.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteRef {
-    /// API group and version of the route: apisix.apache.org/v2.
+    /// API group and version of the route, for example gateway.networking.k8s.io/v1.
     pub api_version: String,
-    /// Kind of the object, always ApisixRoute.
-    #[schemars(extend("enum" = ["ApisixRoute"]))]
+    /// Kind of the route, for example HTTPRoute.
     pub kind: String,
     /// Name of the route, in the namespace of the canary.
     pub name: String,
+    /// Where the weights stand in a route of any other kind. Default: none; kinds that Serin knows need none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_paths: Option<WeightPaths>,
+}
+
+/// Where the weights stand in a route of a kind that Serin does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WeightPaths {
+    /// JSONPath of the canary's weight, for example .spec.split[1].weight or .spec.weights.canary.
+    pub canary: String,
+    /// JSONPath of the primary's weight, which gets what the canary does not. Default: none, the canary's weight says
+    /// all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<String>,
+    /// What both weights sum to: 1 for fractions, or a whole number from 100. Default: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub total: Option<i64>,
 }
 
 /// The Gloo Upstream whose settings are taken over.

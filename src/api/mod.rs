@@ -43,7 +43,7 @@ mod validation_tests;
 pub use alert_provider::{AlertProvider, AlertProviderSpec, AlertProviderType, TeamsFormat};
 pub use canary::{
     AutoscalerRef, Canary, CanarySpec, FailurePromotion, IngressRef, PromotionOptions, RouteRef,
-    ScalerReplicas, TargetKind, TargetRef, UpstreamRef,
+    ScalerReplicas, TargetKind, TargetRef, UpstreamRef, WeightPaths,
 };
 pub use canary_analysis::{
     AlertSeverity, AnalysisMatch, CanaryAlert, CanaryAnalysis, CanaryMetric, CanaryWebhook,

@@ -114,7 +114,7 @@ const DIFFERENCES: &[Difference] = &[
             let spec = &canary.spec;
             spec.analysis.mirror.unwrap_or_default()
                 && !spec.provider_or("").is_empty()
-                && routing::router(spec.provider_or(""))
+                && routing::router_of(canary, "")
                     .is_some_and(|router| router.capabilities().mirror == routing::Mirror::NONE)
         },
         "analysis.mirror: the router can't mirror; the mirrored step is left out, where Flagger would loop",
@@ -194,7 +194,7 @@ fn account(canary: &Canary, templates: &[MetricTemplate], setting: &Setting) -> 
         refused.push(format!("spec.targetRef.kind: {kind} is not there yet"));
     }
     let provider = canary.spec.provider_or(&setting.mesh_provider);
-    match routing::router(provider) {
+    match routing::router_of(canary, provider) {
         None => refused.push(format!("spec.provider: {provider} has no router here yet")),
         Some(router) => {
             for refusal in router.refusals(canary) {

@@ -2,8 +2,9 @@
 //! `-namespace`. Objects stay whole JSON, so one that is odd disturbs no other. A watch that fell silent is restarted by its
 //! own deadline; one that can't start (no CRD, no permission) is tried again with back-off and says so meanwhile.
 
-use super::client::{ApiError, KubeApi};
+use super::client::{self, ApiError, KubeApi};
 use super::metrics::Telemetry;
+use super::permissions;
 use super::queue::{CanaryKey, Queue};
 use super::store::{Lookup, Name, Phase, Store, metadata_only, name_of};
 use crate::object::{Kind, Object, ObjectRef, Reading, kinds};
@@ -222,6 +223,12 @@ impl Caches {
             kind: kind.clone(),
             namespace,
         }
+    }
+
+    /// The kind with its plural, as far as the API server gave it already.
+    #[must_use]
+    pub fn known(&self, kind: &Kind) -> Kind {
+        self.api.known(kind)
     }
 
     /// Starts to watch the canaries themselves.
@@ -491,7 +498,7 @@ impl Caches {
 
     /// Follows one watch for ever.
     async fn follow(self: Arc<Self>, key: StoreKey) {
-        let kind = &key.kind;
+        let kind = &self.resolve(&key).await;
         let resource = ApiResource {
             group: kind.group.to_string(),
             version: kind.version.to_string(),
@@ -513,6 +520,30 @@ impl Caches {
                     tracing::debug!(kind = %kind.kind, "watching anew with the changed credentials");
                 }
             }
+        }
+    }
+
+    /// The kind of a watch as the API server serves it, asked for until it is served.
+    async fn resolve(&self, key: &StoreKey) -> Kind {
+        let mut patience = Patience::default();
+        loop {
+            match self.api.resolve(&key.kind).await {
+                Ok(kind) => return kind,
+                Err(error @ ApiError::Transient { .. }) => {
+                    tracing::warn!(kind = %key.kind.kind, %error, "can't be asked for; trying again");
+                }
+                Err(error) => {
+                    let why = match error {
+                        ApiError::Unserved(why) => why,
+                        ApiError::Refused { message, .. } => message,
+                        error => error.to_string(),
+                    };
+                    let woken = self.with_store(key, |store| store.unserved(why));
+                    self.advanced.notify_waiters();
+                    self.wake(woken.unwrap_or_default());
+                }
+            }
+            tokio::time::sleep(patience.next().unwrap_or(GREETING_PERIOD)).await;
         }
     }
 
@@ -620,18 +651,16 @@ impl Caches {
         error: &watcher::Error,
     ) -> BTreeSet<CanaryKey> {
         self.telemetry.watch_failed(&key.kind);
-        let kind = &key.kind;
+        let kind = &self.api.known(&key.kind);
         let refusal = match error {
             watcher::Error::InitialListFailed(kube::Error::Api(status))
             | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => match status.code {
-                404 => Some(format!(
-                    "{} of {} is not served by this API server (is the CRD installed?)",
-                    kind.kind,
-                    kind.api_version()
-                )),
+                404 => Some(client::unserved(kind)),
                 403 => Some(format!(
-                    "{} can't be watched: {}",
-                    kind.kind, status.message
+                    "{} can't be watched: {}{}",
+                    kind.kind,
+                    status.message,
+                    permissions::lacking(kind)
                 )),
                 _ => None,
             },

@@ -8,6 +8,8 @@ use backon::{ExponentialBuilder, Retryable};
 use http::{Method, Request, StatusCode, header};
 use kube::client::Body;
 use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -97,6 +99,8 @@ impl PatchType {
 pub struct KubeApi {
     clients: watch::Receiver<kube::Client>,
     tenure: Tenure,
+    /// Plurals of kinds that the code does not name, as the API server gave them.
+    plurals: Arc<Mutex<HashMap<Kind, String>>>,
 }
 
 impl KubeApi {
@@ -126,6 +130,7 @@ impl KubeApi {
         Ok(Self {
             clients,
             tenure: Tenure::forever(),
+            plurals: Arc::default(),
         })
     }
 
@@ -159,7 +164,8 @@ impl KubeApi {
 
     /// Reads one object.
     pub async fn get(&self, name: &ObjectRef) -> Result<Object, ApiError> {
-        self.call(&Method::GET, &object_path(name), None, &Value::Null)
+        let path = object_path(&self.resolved(name).await?);
+        self.call(&Method::GET, &path, None, &Value::Null)
             .await
             .map(|value| typed(value, &name.kind))
     }
@@ -238,7 +244,7 @@ impl KubeApi {
         patch: PatchType,
         body: &Value,
     ) -> Result<Object, ApiError> {
-        let mut url = object_path(name);
+        let mut url = object_path(&self.resolved(name).await?);
         if let Some(subresource) = subresource {
             url.push('/');
             url.push_str(subresource);
@@ -251,6 +257,73 @@ impl KubeApi {
         self.call(&Method::PATCH, &url, Some(patch.content_type()), body)
             .await
             .map(|value| typed(value, &name.kind))
+    }
+
+    /// Has the API server go through a patch of an object, with all its checks, and store nothing.
+    pub async fn rehearse(
+        &self,
+        name: &ObjectRef,
+        patch: PatchType,
+        body: &Value,
+    ) -> Result<Object, ApiError> {
+        let url = format!(
+            "{}?fieldManager={}&dryRun=All",
+            object_path(&self.resolved(name).await?),
+            super::FIELD_MANAGER
+        );
+        self.call(&Method::PATCH, &url, Some(patch.content_type()), body)
+            .await
+            .map(|value| typed(value, &name.kind))
+    }
+
+    /// The kind with the plural under which the API server serves it. Kinds of the code have theirs; that of a kind that only a canary names
+    /// is asked for once and remembered.
+    ///
+    /// # Errors
+    /// [`ApiError::Unserved`] for a kind that the API server doesn't serve in that version, [`ApiError::Refused`] for one that does not
+    /// live in namespaces.
+    pub async fn resolve(&self, kind: &Kind) -> Result<Kind, ApiError> {
+        let known = self.known(kind);
+        if !known.plural.is_empty() {
+            return Ok(known);
+        }
+        let plural = self.discover(kind).await?;
+        self.plurals().insert(kind.clone(), plural);
+        Ok(self.known(kind))
+    }
+
+    /// The kind with its plural as far as it is known without asking; else with an empty one.
+    #[must_use]
+    pub fn known(&self, kind: &Kind) -> Kind {
+        let mut kind = kind.clone();
+        if kind.plural.is_empty()
+            && let Some(plural) = self.plurals().get(&kind)
+        {
+            kind.plural = plural.clone().into();
+        }
+        kind
+    }
+
+    fn plurals(&self) -> MutexGuard<'_, HashMap<Kind, String>> {
+        self.plurals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn resolved(&self, name: &ObjectRef) -> Result<ObjectRef, ApiError> {
+        Ok(self
+            .resolve(&name.kind)
+            .await?
+            .named(&name.namespace, &name.name))
+    }
+
+    async fn discover(&self, kind: &Kind) -> Result<String, ApiError> {
+        let root = if kind.group.is_empty() { "api" } else { "apis" };
+        let version = kind.api_version();
+        let path = format!("/{root}/{version}");
+        let list = match self.call(&Method::GET, &path, None, &Value::Null).await {
+            Err(ApiError::NotFound(_) | ApiError::Unserved(_)) => Value::Null,
+            other => other?,
+        };
+        plural_of(kind, &list)
     }
 
     /// Deletes an object with these `DeleteOptions`.
@@ -418,6 +491,42 @@ fn typed(mut value: Value, kind: &Kind) -> Object {
     Object::new(value)
 }
 
+/// The plural of a kind in an `APIResourceList`; subresources, whose names have a slash, don't count.
+fn plural_of(kind: &Kind, list: &Value) -> Result<String, ApiError> {
+    let resource = list["resources"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|resource| {
+            resource["kind"] == *kind.kind
+                && resource["name"]
+                    .as_str()
+                    .is_some_and(|name| !name.is_empty() && !name.contains('/'))
+        })
+        .ok_or_else(|| ApiError::Unserved(unserved(kind)))?;
+    let plural = resource["name"].as_str().unwrap_or_default();
+    if resource["namespaced"] == Value::Bool(false) {
+        return Err(ApiError::Refused {
+            code: 0,
+            message: format!(
+                "{} of {} does not live in namespaces, so no canary can name one",
+                kind.kind,
+                kind.api_version()
+            ),
+        });
+    }
+    Ok(plural.to_owned())
+}
+
+/// What is said of a kind that the API server does not serve.
+pub fn unserved(kind: &Kind) -> String {
+    format!(
+        "{} of {} is not served by this API server (is the CRD installed?)",
+        kind.kind,
+        kind.api_version()
+    )
+}
+
 /// The first page of a list.
 fn page_path(list: &ListRef, most: usize) -> String {
     let mut path = format!(
@@ -537,5 +646,24 @@ mod tests {
         assert!(
             matches!(busy, ApiError::Transient { retry_after: Some(wait), .. } if wait.as_secs() == 2)
         );
+    }
+
+    #[test]
+    fn a_kind_that_only_a_canary_names_is_found_in_what_the_api_server_serves() {
+        let list = json!({"kind": "APIResourceList", "groupVersion": "demo.example/v1", "resources": [
+            {"name": "splits/status", "kind": "Split", "namespaced": true},
+            {"name": "splits", "kind": "Split", "namespaced": true},
+            {"name": "worlds", "kind": "World", "namespaced": false},
+        ]});
+        let kind = |name: &'static str| Kind::namespaced("demo.example", "v1", name, "");
+        assert_eq!(plural_of(&kind("Split"), &list), Ok("splits".to_owned()));
+        let why = plural_of(&kind("Nothing"), &list).unwrap_err().to_string();
+        assert!(
+            why.contains("Nothing of demo.example/v1 is not served"),
+            "{why}"
+        );
+        let why = plural_of(&kind("World"), &list).unwrap_err().to_string();
+        assert!(why.contains("does not live in namespaces"), "{why}");
+        assert!(plural_of(&kind("Split"), &Value::Null).is_err());
     }
 }

@@ -136,10 +136,47 @@ impl Executor {
         Ok(Arc::new(written))
     }
 
-    /// Does one write. Returns whether a request was made.
+    /// Does one write, or several that belong together. Returns whether a request was made.
     pub async fn write(&self, key: &CanaryKey, write: &Write) -> Result<bool, WriteError> {
+        let Write::Together(writes) = write else {
+            return self.write_one(key, write).await;
+        };
+        for write in writes {
+            self.rehearse(write).await?;
+        }
+        let mut requested = false;
+        for write in writes {
+            requested |= self.write_one(key, write).await?;
+        }
+        Ok(requested)
+    }
+
+    /// Asks the API server whether it would do a patch. Other writes are not rehearsed: only routes of the user are written together.
+    async fn rehearse(&self, write: &Write) -> Result<(), WriteError> {
+        let Write::Patch {
+            target,
+            patch: Patch::Json(operations),
+            expect,
+        } = write
+        else {
+            return Ok(());
+        };
+        let result = self
+            .api
+            .rehearse(target, PatchType::Json, &tested(operations, expect))
+            .await;
+        self.count("rehearse", target, result.as_ref().err());
+        match result {
+            Ok(_) => Ok(()),
+            Err(ApiError::NotFound(why)) => Err(WriteError::Conflict(target.clone(), why)),
+            Err(error) => Err(sort(target.clone(), error)),
+        }
+    }
+
+    async fn write_one(&self, key: &CanaryKey, write: &Write) -> Result<bool, WriteError> {
         let target = write.target();
         let (verb, result) = match write {
+            Write::Together(_) => return Ok(false),
             Write::Apply { object, expect, .. } => {
                 if self.is_fruitless(&target, object, expect) {
                     return Ok(false);

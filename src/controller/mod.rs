@@ -738,12 +738,16 @@ impl Controller {
 
     /// Remembers what the API server refused, for the decisions to come. True if it is news.
     fn note_refused(&self, key: &CanaryKey, error: &WriteError) -> bool {
+        let mut message = error.to_string();
+        if let WriteError::Refused(target, ApiError::Refused { code: 403, .. }) = error {
+            message += &permissions::lacking(&self.caches.known(&target.kind));
+        }
         let refusal = Refusal {
             reason: match error {
                 WriteError::Pruned(_) => "StatusPruned",
                 _ => "WriteRefused",
             },
-            message: error.to_string(),
+            message,
         };
         tracing::debug!(canary = %key, why = refusal.message, "not written");
         self.with_memory(key, |memory| {
@@ -784,12 +788,11 @@ impl Readings {
 /// between, or the status write would have failed.
 fn after_status(write: &Write, before: &Object, after: &Object) -> Write {
     let mut write = write.clone();
-    if let Write::Apply { expect, .. } | Write::Patch { expect, .. } | Write::Delete { expect, .. } =
-        &mut write
-        && *expect == Expect::unchanged(before)
-    {
-        *expect = Expect::unchanged(after);
-    }
+    write.change_expectations(&mut |expect| {
+        if *expect == Expect::unchanged(before) {
+            *expect = Expect::unchanged(after);
+        }
+    });
     write
 }
 

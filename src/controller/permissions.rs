@@ -5,6 +5,7 @@
 
 use super::{announcer, lease};
 use crate::object::{Kind, kinds};
+use crate::routing::own_routes;
 use serde_json::{Map, Value, json};
 
 /// What may be done with one kind, or with a part of it.
@@ -40,6 +41,9 @@ const READ: &[&str] = &["get", "list", "watch"];
 const FOLLOW: &[&str] = &["list", "watch"];
 /// Read and applied; an apply that makes an object is authorised as a creation too.
 const OWN: &[&str] = &["get", "list", "watch", "create", "patch"];
+
+/// Read and patched: routes of the user, which Serin neither makes nor removes.
+const SHIFT: &[&str] = &["get", "list", "watch", "patch"];
 
 /// Needed in every installation, in each namespace that is watched.
 pub static CORE: &[Grant] = &[
@@ -86,7 +90,42 @@ pub static LEADER_ELECTION: &[Grant] = &[on(
 pub static PROVIDERS: &[(&str, &[Grant])] = &[
     ("gatewayapi", &[on(kinds::HTTP_ROUTE, OWN)]),
     ("kubernetes", &[]),
+    (OWN_ROUTE, OWN_ROUTES),
 ];
+
+/// The row for routes of the user's own; no provider is called so.
+pub const OWN_ROUTE: &str = "own-route";
+
+/// Every kind that `spec.routeRef` may name without `weightPaths`. Rights for any other kind are the user's to give.
+static OWN_ROUTES: &[Grant] = &[
+    on(own_routes::HTTP_ROUTE, SHIFT),
+    on(own_routes::GRPC_ROUTE, SHIFT),
+    on(own_routes::TLS_ROUTE, SHIFT),
+    on(own_routes::TCP_ROUTE, SHIFT),
+    on(own_routes::VIRTUAL_SERVICE, SHIFT),
+    on(own_routes::INGRESS_ROUTE, SHIFT),
+    on(own_routes::INGRESS_ROUTE_TCP, SHIFT),
+    on(own_routes::TRAEFIK_SERVICE, SHIFT),
+    on(own_routes::HTTP_PROXY, SHIFT),
+    on(own_routes::INGRESS, SHIFT),
+];
+
+/// What to add to the controller's role when it may not read or write a kind, as the end of a sentence.
+#[must_use]
+pub fn lacking(kind: &Kind) -> String {
+    let same = |grant: &&Grant| {
+        (&grant.kind.group, &grant.kind.plural) == (&kind.group, &kind.plural)
+            && grant.subresource.is_empty()
+    };
+    let rows = PROVIDERS.iter().flat_map(|(_, grants)| *grants);
+    let verbs = CORE
+        .iter()
+        .chain(rows)
+        .find(same)
+        .map_or(SHIFT, |grant| grant.verbs);
+    let rule = json!({"apiGroups": [kind.group], "resources": [kind.plural], "verbs": verbs});
+    format!("; the controller's role needs the rule {rule}")
+}
 
 /// The row of a provider name such as `gatewayapi:v1`.
 #[must_use]
@@ -109,12 +148,16 @@ pub fn rules<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Vec<Value> {
             part => format!("{plural}/{part}"),
         };
         let group = grant.kind.group.as_ref();
+        let verbs = grant.verbs.iter().copied();
         match resources
             .iter_mut()
             .find(|(other, name, _)| *other == group && *name == resource)
         {
-            Some((.., verbs)) => verbs.extend(grant.verbs),
-            None => resources.push((group, resource, grant.verbs.to_vec())),
+            Some((.., known)) => {
+                let more: Vec<&str> = verbs.filter(|verb| !known.contains(verb)).collect();
+                known.extend(more);
+            }
+            None => resources.push((group, resource, verbs.collect())),
         }
     }
     let mut rules: Vec<(&str, Vec<String>, Vec<&str>)> = Vec::new();
@@ -193,7 +236,7 @@ mod tests {
 
     #[test]
     fn each_row_belongs_to_a_router() {
-        for (name, _) in PROVIDERS {
+        for (name, _) in PROVIDERS.iter().filter(|(name, _)| *name != OWN_ROUTE) {
             assert!(
                 routing::table()
                     .iter()
@@ -225,9 +268,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_role_lacks_is_said_as_a_rule() {
+        let any = Kind::namespaced("demo.example", "v1", "Split", "splits");
+        assert_eq!(
+            lacking(&any),
+            "; the controller's role needs the rule \
+             {\"apiGroups\":[\"demo.example\"],\"resources\":[\"splits\"],\"verbs\":[\"get\",\"list\",\"watch\",\"patch\"]}"
+        );
+        assert!(lacking(&kinds::SERVICE).contains("\"create\""));
+    }
+
+    #[test]
+    fn every_kind_of_an_own_route_may_be_read_and_patched_and_no_more() {
+        for shape in &own_routes::SHAPES {
+            let grant = OWN_ROUTES.iter().find(|grant| grant.kind == shape.kind);
+            assert_eq!(grant.unwrap().verbs, SHIFT, "{}", shape.kind.kind);
+        }
+        assert_eq!(OWN_ROUTES.len(), own_routes::SHAPES.len());
+    }
+
+    #[test]
     fn nothing_is_granted_by_a_wildcard_or_twice() {
+        // The routers' own rows may have a kind of the row for routes of the user too.
         let all: Vec<&Grant> = PROVIDERS
             .iter()
+            .filter(|(name, _)| *name != OWN_ROUTE)
             .flat_map(|(_, grants)| *grants)
             .chain(CORE)
             .chain(CONFIG_TRACKING)

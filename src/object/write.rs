@@ -43,17 +43,28 @@ impl Write {
     /// The same write with a weaker expectation: the object may have changed since it was read, if it is still the same one.
     #[must_use]
     pub fn whatever_version(mut self) -> Self {
-        let expect = match &mut self {
+        self.change_expectations(&mut |expect| {
+            if let Expect::Version { uid, .. } = expect {
+                *expect = Expect::Same {
+                    uid: std::mem::take(uid),
+                };
+            }
+        });
+        self
+    }
+
+    /// Changes what the write, or each of several, expects.
+    pub fn change_expectations(&mut self, change: &mut dyn FnMut(&mut Expect)) {
+        match self {
             Self::Apply { expect, .. }
             | Self::Patch { expect, .. }
-            | Self::Delete { expect, .. } => expect,
-        };
-        if let Expect::Version { uid, .. } = expect {
-            *expect = Expect::Same {
-                uid: std::mem::take(uid),
-            };
+            | Self::Delete { expect, .. } => change(expect),
+            Self::Together(writes) => {
+                for write in writes {
+                    write.change_expectations(change);
+                }
+            }
         }
-        self
     }
 }
 
@@ -95,13 +106,20 @@ pub enum Write {
         /// What must still be true.
         expect: Expect,
     },
+    /// Several writes that belong together: none of them is done before the API server was asked, by dry runs, whether it would do
+    /// all of them. No API server can promise more; a write that fails in spite of that is repaired by the next pass.
+    Together(Vec<Write>),
 }
 
 impl Write {
-    /// The object that the write is about.
+    /// The object that the write is about; the first one where it is about several.
     #[must_use]
     pub fn target(&self) -> ObjectRef {
         match self {
+            Self::Together(writes) => writes.first().map_or_else(
+                || Kind::namespaced("", "", "", "").named("", ""),
+                Self::target,
+            ),
             Self::Apply { kind, object, .. } => kind.named(object.namespace(), object.name()),
             Self::Patch { target, .. } | Self::Delete { target, .. } => target.clone(),
         }

@@ -36,7 +36,8 @@ pub(super) struct Plan {
 pub(super) struct Drift {
     pub object: ObjectRef,
     pub writer: String,
-    pub found: u8,
+    /// The canary's weight; `None` where the route made no sense any more.
+    pub found: Option<u8>,
     pub wanted: u8,
 }
 
@@ -303,22 +304,33 @@ fn route_writes(
         looked_at.borrow_mut().push(name.clone());
         view.snapshot.object(name)
     };
-    let writes = view
-        .router
-        .desired(&request, &lookup)
-        .map_err(|error| ("RouteNotWritable", error.to_string()))?;
+    let carried = view.route.as_ref().ok().and_then(|route| route.split);
+    let writes = match view.router.desired(&request, &lookup) {
+        Ok(writes) => writes,
+        Err(error) => {
+            let problem = ("RouteNotWritable", error.to_string());
+            if split != Split::PRIMARY || carried != Some(split) {
+                return Err(problem);
+            }
+            // Nothing leads to the canary, so what comes after the routes may be done.
+            plan.problem = Some(problem);
+            return Ok(());
+        }
+    };
     if writes.is_empty() {
         view.snapshot.remember_settled(&part, &looked_at.take());
     }
     if let (Some(write), Ok(observed)) = (writes.first(), &view.route)
-        && let (Some(found), Some(writer)) = (observed.split, &observed.foreign_writer)
-        && found.canary != split.canary
+        && let Some(writer) = &observed.foreign_writer
+        && observed
+            .split
+            .is_none_or(|found| found.canary != split.canary)
         && before(view) == Some(split)
     {
         plan.drift = Some(Drift {
             object: write.target(),
             writer: writer.clone(),
-            found: found.canary.percent(),
+            found: observed.split.map(|found| found.canary.percent()),
             wanted: split.canary.percent(),
         });
     }

@@ -5,7 +5,7 @@
 pub type Reason = (&'static str, &'static str);
 
 /// Reasons of conditions, beside the phases.
-pub const OF_CONDITIONS: [Reason; 23] = [
+pub const OF_CONDITIONS: [Reason; 26] = [
     ("Accepted", "the spec can be carried out"),
     ("NotStalled", "work goes on by itself, or there is none"),
     (
@@ -49,6 +49,18 @@ pub const OF_CONDITIONS: [Reason; 23] = [
     (
         "RouterCannotExpress",
         "the router can't do what the spec asks for, and nothing near it would be right",
+    ),
+    (
+        "RouteNotFound",
+        "a route that `spec.routeRef` names does not exist; nothing is changed until it does",
+    ),
+    (
+        "RouteNotReadable",
+        "a route that `spec.routeRef` names can't be read; the message says which rule the controller's role needs",
+    ),
+    (
+        "RouteUnfit",
+        "a route that `spec.routeRef` names does not name both sides as it must; nothing is changed until it does",
     ),
     (
         "RouteNotWritable",

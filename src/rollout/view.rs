@@ -108,6 +108,7 @@ impl<'a> View<'a> {
         let autoscaler = autoscaler::source(canary).map(|name| snapshot.object(&name));
         let lookup = |name: &ObjectRef| snapshot.object(name);
         let route = router.observed(canary, &snapshot.settings.routing, &lookup);
+        refuse_unfit_route(canary, router, &lookup)?;
         let endpoints = |service: &str| {
             // A name outside of the cluster has no endpoints here; it is taken to answer, as Flagger takes every Service to.
             if !kind.has_pods() && target.text("/spec/type") == "ExternalName" {
@@ -244,7 +245,7 @@ fn target_kind(canary: &Canary) -> Result<&'static dyn Target, Obstacle> {
 fn router(snapshot: &Snapshot) -> Result<(&'static dyn Router, Vec<Refusal>), Obstacle> {
     let canary = &snapshot.canary;
     let provider = canary.spec.provider_or(&snapshot.settings.mesh_provider);
-    let router = routing::router(provider).ok_or_else(|| Obstacle::Refused {
+    let router = routing::router_of(canary, provider).ok_or_else(|| Obstacle::Refused {
         reason: "ProviderNotSupported",
         message: format!(
             "spec.provider: {provider} has no router here; use one of {}",
@@ -276,6 +277,36 @@ fn router(snapshot: &Snapshot) -> Result<(&'static dyn Router, Vec<Refusal>), Ob
             reason: "RouterCannotExpress",
             message: refusals.join("; "),
         })
+    }
+}
+
+/// As long as nothing is promoted and nothing switched, the user's workload serves by itself: a route that can't be worked with is told of
+/// before anything is changed. Later it holds what it must hold, and no more.
+fn refuse_unfit_route(
+    canary: &Canary,
+    router: &dyn Router,
+    lookup: &routing::Lookup<'_>,
+) -> Result<(), Obstacle> {
+    let begun = canary.status.as_ref().is_some_and(|status| {
+        status.promoted.is_some()
+            || status
+                .run
+                .as_ref()
+                .is_some_and(|run| run.drain_from.is_some())
+    });
+    if begun {
+        return Ok(());
+    }
+    match router.unfit(canary, lookup).into_iter().next() {
+        None => Ok(()),
+        Some(error) => Err(Obstacle::Refused {
+            reason: match error {
+                RouteError::Missing(_) => "RouteNotFound",
+                RouteError::Unknown(..) => "RouteNotReadable",
+                RouteError::Unfit(..) | RouteError::Invalid { .. } => "RouteUnfit",
+            },
+            message: error.to_string(),
+        }),
     }
 }
 

@@ -258,6 +258,10 @@ pub trait Router: Send + Sync {
         settings: &RoutingSettings,
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError>;
+    /// Why objects of the user that the router builds on can't be worked with. Asked before anything is changed for a new canary.
+    fn unfit(&self, _: &Canary, _: &Lookup<'_>) -> Vec<RouteError> {
+        Vec::new()
+    }
     /// The writes that give the user's route back when the canary is deleted with `revertOnDeletion`.
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError>;
 }
@@ -265,7 +269,10 @@ pub trait Router: Send + Sync {
 mod capabilities;
 mod gateway_api;
 mod kubernetes;
+mod own_route;
 mod route_object;
+
+pub use own_route::kinds as own_routes;
 
 /// Every router, in the order in which names are tried: a longer prefix stands before a shorter one.
 static ROUTERS: [&dyn Router; 3] = [
@@ -282,6 +289,17 @@ pub fn router(provider: &str) -> Option<&'static dyn Router> {
         .iter()
         .copied()
         .find(|router| router.answers_to(provider))
+}
+
+/// The router of a canary: the one for routes of its user's own where it names such (`spec.routeRef`), else its provider's; `default` is the
+/// provider of canaries that name none.
+#[must_use]
+pub fn router_of(canary: &Canary, default: &str) -> Option<&'static dyn Router> {
+    let provider = canary.spec.provider_or(default);
+    if own_route::claims(canary, provider) {
+        return Some(&own_route::OwnRoute);
+    }
+    router(provider)
 }
 
 /// The feature table: each provider and what it can express.

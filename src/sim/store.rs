@@ -163,6 +163,13 @@ impl Store {
                 Ok(()) | Err(Refusal::NotFound) => Ok(None),
                 Err(refusal) => Err(refusal),
             },
+            Write::Together(writes) => {
+                let mut last = None;
+                for write in writes {
+                    last = self.write(write, by, now)?;
+                }
+                Ok(last)
+            }
         }
     }
 

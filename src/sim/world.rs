@@ -1407,10 +1407,7 @@ impl World {
         let before = self.store.revision();
         if self.mutant.is_some_and(Mutant::writes_unguarded) {
             let mut write = write.clone();
-            let (Write::Apply { expect, .. }
-            | Write::Patch { expect, .. }
-            | Write::Delete { expect, .. }) = &mut write;
-            *expect = Expect::Any;
+            write.change_expectations(&mut |expect| *expect = Expect::Any);
             self.store.write(&write, Hand::Serin, now)?;
         } else {
             self.store.write(write, Hand::Serin, now)?;

@@ -45,7 +45,7 @@ impl<'a> Facts<'a> {
             .get("router")
             .map(String::as_str)
             .or(canary.spec.provider.as_deref())
-            .and_then(routing::router);
+            .and_then(|provider| routing::router_of(canary, provider));
         let weighted = router.is_none_or(|router| router.capabilities().weighted());
         let strategy = if weighted {
             canary.spec.strategy()

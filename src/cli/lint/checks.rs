@@ -10,6 +10,7 @@ use crate::api::{
     ThresholdRange, ValidationOptions, crd, validate, validate_alert_provider,
 };
 use crate::object::{Object, ObjectRef, Reading};
+use crate::routing::{RouteError, Split};
 use crate::workload::{self, WorkloadSettings};
 use crate::{providers, routing};
 use serde::Serialize;
@@ -393,7 +394,7 @@ fn one_canary(
         };
         found.push(manifest.finding(severity, "spec", &problem.field, message));
     }
-    router(manifest, canary, setting, found);
+    router(manifest, canary, manifests, setting, found);
     metrics(manifest, canary, manifests, setting, found);
     let analysis = &canary.spec.analysis;
     let judges = [
@@ -478,12 +479,33 @@ fn one_provider(
     }
 }
 
-fn router(manifest: &Manifest, canary: &Canary, setting: &Setting, found: &mut Vec<Finding>) {
+/// An object of these files; absent where there is none.
+fn read(manifests: &[Manifest], name: &ObjectRef) -> Reading {
+    manifests
+        .iter()
+        .find(|one| {
+            name.kind
+                .matches(one.object.api_version(), one.object.kind())
+                && one.object.name() == name.name
+                && one.object.namespace() == name.namespace
+        })
+        .map_or(Reading::Absent, |one| {
+            Reading::Present(Arc::new(one.object.clone()))
+        })
+}
+
+fn router(
+    manifest: &Manifest,
+    canary: &Canary,
+    manifests: &[Manifest],
+    setting: &Setting,
+    found: &mut Vec<Finding>,
+) {
     let provider = canary.spec.provider_or(&setting.mesh_provider);
     if provider.is_empty() {
         return;
     }
-    let Some(router) = routing::router(provider) else {
+    let Some(router) = routing::router_of(canary, provider) else {
         let known: Vec<&str> = routing::table().into_iter().map(|(name, _)| name).collect();
         let message = format!(
             "{provider} has no router in this version of Serin; there are {}",
@@ -499,6 +521,45 @@ fn router(manifest: &Manifest, canary: &Canary, setting: &Setting, found: &mut V
         };
         found.push(manifest.finding(severity, "router", &refusal.field, refusal.message));
     }
+    own_routes(manifest, canary, router, manifests, found);
+}
+
+/// Routes of the user that stand in the same files: whether they name both sides, and give the canary nothing while nothing runs.
+fn own_routes(
+    manifest: &Manifest,
+    canary: &Canary,
+    router: &dyn routing::Router,
+    manifests: &[Manifest],
+    found: &mut Vec<Finding>,
+) {
+    if canary.spec.route_ref.is_none() && canary.spec.route_refs.is_empty() {
+        return;
+    }
+    let lookup = |name: &ObjectRef| read(manifests, name);
+    let field = if canary.spec.route_ref.is_some() {
+        "spec.routeRef"
+    } else {
+        "spec.routeRefs"
+    };
+    let unfit = router.unfit(canary, &lookup);
+    let missing = |error: &&RouteError| matches!(error, RouteError::Missing(_));
+    let absent = unfit.iter().filter(missing).count();
+    // A route that is not in these files may be anywhere.
+    for error in unfit.iter().filter(|error| !missing(error)) {
+        found.push(manifest.finding(Severity::Error, "router", field, error.to_string()));
+    }
+    let settings = routing::RoutingSettings::default();
+    let at_rest = router.observed(canary, &settings, &lookup).ok();
+    if absent == unfit.len()
+        && absent < router.objects(canary).len()
+        && at_rest.is_some_and(|at_rest| at_rest.split != Some(Split::PRIMARY))
+    {
+        let message = format!(
+            "the route gives {} a share while nothing is released, when it has no pods; write its weight as 0 and the other side's as 100              (a weight that is left out is no 0)",
+            canary.canary_service_name()
+        );
+        found.push(manifest.finding(Severity::Warning, "router", field, message));
+    }
 }
 
 fn metrics(
@@ -508,20 +569,10 @@ fn metrics(
     setting: &Setting,
     found: &mut Vec<Finding>,
 ) {
-    let lookup = |name: &ObjectRef| {
-        manifests
-            .iter()
-            .find(|one| {
-                name.kind
-                    .matches(one.object.api_version(), one.object.kind())
-                    && one.object.name() == name.name
-                    && one.object.namespace() == name.namespace
-            })
-            .map_or_else(
-                // What is not in the files may be in the cluster.
-                || Reading::Unknown("not in these files".to_owned()),
-                |one| Reading::Present(Arc::new(one.object.clone())),
-            )
+    let lookup = |name: &ObjectRef| match read(manifests, name) {
+        // What is not in the files may be in the cluster.
+        Reading::Absent => Reading::Unknown("not in these files".to_owned()),
+        present => present,
     };
     for problem in queries(
         canary,

@@ -152,3 +152,72 @@ stringData: {token: s3cret}
         "{found:#?}"
     );
 }
+
+/// A canary that brings its own route, with the route in the same file.
+fn own_route(reference: &str, backends: &str) -> Vec<String> {
+    let text = format!(
+        "
+apiVersion: flagger.app/v1beta1
+kind: Canary
+metadata: {{name: web}}
+spec:
+  targetRef: {{apiVersion: apps/v1, kind: Deployment, name: web}}
+  routeRef: {reference}
+  service: {{port: 80}}
+  analysis: {{interval: 1m, threshold: 5, stepWeight: 10, maxWeight: 50}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: shop}}
+spec: {{rules: [{{backendRefs: {backends}}}]}}
+"
+    );
+    of_text(&text)
+        .into_iter()
+        .filter(|one| one.rule == "router")
+        .map(|one| format!("{:?} {}: {}", one.severity, one.field, one.message))
+        .collect()
+}
+
+#[test]
+fn a_route_of_the_users_own_is_looked_at_where_it_stands_in_the_files() {
+    const HTTP: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, name: shop}";
+    let fine = "[{name: web, port: 80, weight: 100}, {name: web-canary, port: 80, weight: 0}]";
+    assert_eq!(own_route(HTTP, fine), Vec::<String>::new());
+    let elsewhere = HTTP.replace("shop", "elsewhere");
+    assert_eq!(own_route(&elsewhere, "[]"), Vec::<String>::new());
+    let table = [
+        (
+            HTTP,
+            "[{name: web, port: 80}]",
+            "Error spec.routeRef: HTTPRoute shop.default: spec.rules[0] names web and not web-canary",
+        ),
+        (
+            HTTP,
+            "[]",
+            "Error spec.routeRef: HTTPRoute shop.default: no rule names both sides",
+        ),
+        (
+            HTTP,
+            "[{name: web, port: 80}, {name: web-canary, port: 80}]",
+            "Warning spec.routeRef: the route gives web-canary a share while nothing is released",
+        ),
+        (
+            "{apiVersion: demo.example/v1, kind: Split, name: shop}",
+            fine,
+            "Error spec.routeRef.kind: Split of demo.example/v1; where its weights stand is known for HTTPRoute",
+        ),
+        (
+            "{apiVersion: demo.example/v1, kind: Split, name: shop, weightPaths: {canary: '.spec[*]'}}",
+            fine,
+            "Error spec.routeRef.weightPaths.canary: .spec[*]: [*] is not understood",
+        ),
+    ];
+    for (reference, backends, wanted) in table {
+        let found = own_route(reference, backends);
+        assert!(
+            found.len() == 1 && found[0].starts_with(wanted),
+            "{backends}: {found:#?}"
+        );
+    }
+}

@@ -68,8 +68,14 @@ impl Pass<'_> {
             Severity::Warn,
             "RouteDrift",
             format!(
-                "{} had been changed by {} to canary weight {}; it is set back to {}",
-                foreign.object, foreign.writer, foreign.found, foreign.wanted
+                "{} had been changed by {} to {}; it is set back to {}",
+                foreign.object,
+                foreign.writer,
+                foreign.found.map_or_else(
+                    || "weights that don't agree".to_owned(),
+                    |found| format!("canary weight {found}")
+                ),
+                foreign.wanted
             ),
         );
     }

@@ -189,11 +189,8 @@ impl Pass<'_> {
         {
             writes.extend(services::restore_apex(self.canary, &selector, &apex));
         }
-        let provider = self
-            .canary
-            .spec
-            .provider_or(&self.snapshot.settings.mesh_provider);
-        if let Some(router) = crate::routing::router(provider) {
+        let default = &self.snapshot.settings.mesh_provider;
+        if let Some(router) = crate::routing::router_of(self.canary, default) {
             let lookup = |name: &ObjectRef| self.snapshot.object(name);
             // A route that can't be given back must not keep the object for ever.
             writes.extend(router.finalize(self.canary, &lookup).unwrap_or_default());

@@ -642,6 +642,11 @@ spec:
     fn carry_out(&mut self, write: &Write) {
         let name = write.target();
         match write {
+            Write::Together(writes) => {
+                for write in writes {
+                    self.carry_out(write);
+                }
+            }
             Write::Apply { object, .. } => {
                 let mut live = self
                     .objects
@@ -850,7 +855,17 @@ fn kind_of(object: &Object) -> crate::object::Kind {
     ]
     .into_iter()
     .find(|kind| kind.matches(object.api_version(), object.kind()))
-    .unwrap_or_else(|| panic!("no kind for {} {}", object.api_version(), object.kind()))
+    .unwrap_or_else(|| {
+        // A kind of the user's: its plural would come from the API server.
+        let (group, version) = object.api_version().split_once('/').unwrap();
+        crate::object::Kind {
+            group: group.to_owned().into(),
+            version: version.to_owned().into(),
+            kind: object.kind().to_owned().into(),
+            plural: "".into(),
+            namespaced: true,
+        }
+    })
 }
 
 /// What an apply does to the fields that are given: maps are merged, all else is replaced.

@@ -9,6 +9,7 @@ mod commands;
 mod configs;
 mod deletion;
 mod holds;
+mod own_route;
 mod reasons;
 mod scheduler;
 mod services;

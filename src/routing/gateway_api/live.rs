@@ -176,17 +176,22 @@ fn mirrors(canary: &Canary, rule: &Value, canary_service: &str) -> bool {
 /// Whether every parent has accepted the route as it is now. The Gateway API has each controller write an entry for each parent that
 /// it looks after; one good entry is enough for a parent.
 fn applied(canary: &Canary, route: &Object) -> Applied {
-    let entries = list(route.at("/status"), "parents");
-    if entries.is_empty() {
-        return Applied::Pending("no gateway has accepted the route yet".to_owned());
-    }
-    let namespace = route.namespace();
     let parents = canary
         .spec
         .service
         .iter()
         .flat_map(|service| &service.gateway_refs);
-    for parent in parents.map(rules::parent_ref) {
+    accepted_by(parents.map(rules::parent_ref), route)
+}
+
+/// Whether each of these parents has accepted the route as it is now.
+pub fn accepted_by(parents: impl Iterator<Item = Value>, route: &Object) -> Applied {
+    let entries = list(route.at("/status"), "parents");
+    if entries.is_empty() {
+        return Applied::Pending("no gateway has accepted the route yet".to_owned());
+    }
+    let namespace = route.namespace();
+    for parent in parents {
         let wanted = identity(&parent, namespace);
         let verdicts: Vec<Result<(), String>> = entries
             .iter()

@@ -15,6 +15,8 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+pub use live::accepted_by;
+
 use super::{
     Capabilities, Condition, Lookup, Mirror, Observed, Refusal, RouteError, RouteRequest, Router,
     RoutingSettings, ServiceField, capabilities, route_object,
