@@ -10,6 +10,7 @@ mod gates;
 mod gateway_splits;
 mod handover;
 mod installed;
+mod own_route;
 mod rollouts;
 mod serin_starts;
 pub mod shop;
@@ -127,6 +128,18 @@ pub const ALL: &[Scenario] = &[
         "good-release",
         rollouts::good_release,
         "a good release is promoted with the weights that were asked for, and no request fails"
+    ),
+    scenario!(
+        Shared,
+        "own-route",
+        own_route::own_route,
+        "routes of the user's own: all rules of both split as asked, hands are put back and named, nothing else changes, all is given back"
+    ),
+    scenario!(
+        Shared,
+        "own-kind",
+        own_route::own_kind,
+        "a kind that nobody heard of is shifted by JSONPaths, once the controller has the rule that the condition names"
     ),
     scenario!(
         Shared,

@@ -1,0 +1,438 @@
+//! Routes that users bring themselves: an `HTTPRoute` and a second one beside it under a real gateway, and a kind that nobody ever heard of.
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use kube::api::{DynamicObject, Patch, PatchParams};
+use serde_json::{Value, json};
+
+use super::shop::{self, PATIENCE, Plan, Shop, only_failed, own_service};
+use crate::bed::parts::GATEWAY;
+use crate::bed::{Bed, Namespace};
+use crate::load::{Load, LoadPlan};
+
+const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
+/// Requests per second on each of the two ways in beside the main one.
+const BESIDE: f64 = 60.0;
+
+/// The route of the shop's front: two rules that are shifted, a pin for testers, filters, a backend of somebody else, odd weights.
+fn front() -> Value {
+    json!({
+        "apiVersion": GATEWAY_API, "kind": "HTTPRoute",
+        "metadata": {"name": "front", "labels": {"team": "shop"}, "annotations": {"example.com/owner": "the shop"}},
+        "spec": {
+            "parentRefs": [{"name": "traefik", "namespace": "gateway"}],
+            "hostnames": ["app.${NAMESPACE}.bed"],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/"}, "headers": [{"name": "x-tester", "value": "1"}]}],
+                    "backendRefs": [{"name": "app-canary", "port": 80}],
+                },
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/api"}}],
+                    "filters": [
+                        {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-way", "value": "api"}]}},
+                        {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"add": [{"name": "x-way", "value": "api"}], "remove": ["x-b"]}},
+                    ],
+                    "backendRefs": [
+                        {"name": "app-canary", "port": 80, "weight": 0},
+                        {"name": "old", "port": 80, "weight": 0},
+                        {"name": "app", "port": 80, "weight": 1},
+                    ],
+                },
+                {"backendRefs": [{"name": "app", "port": 80, "weight": 100}, {"name": "app-canary", "port": 80, "weight": 0}]},
+            ],
+        },
+    })
+}
+
+/// A second route, for another host.
+fn back() -> Value {
+    json!({
+        "apiVersion": GATEWAY_API, "kind": "HTTPRoute", "metadata": {"name": "back"},
+        "spec": {
+            "parentRefs": [{"name": "traefik", "namespace": "gateway"}],
+            "hostnames": ["back.${NAMESPACE}.bed"],
+            "rules": [{"backendRefs": [{"name": "app", "port": 80, "weight": 1000}, {"name": "app-canary", "port": 80, "weight": 0}]}],
+        },
+    })
+}
+
+/// A Service that the route names and that nobody shifts.
+fn old() -> Value {
+    let mut service = own_service();
+    service["metadata"]["name"] = json!("old");
+    service
+}
+
+/// Everything of a route that its user wrote, and who is down as owner of fields in it.
+fn written(route: &DynamicObject) -> (Value, Value, Vec<String>) {
+    let owners = route.metadata.managed_fields.iter().flatten();
+    let owners = owners
+        .filter(|entry| entry.subresource.is_none())
+        .filter_map(|entry| entry.manager.clone());
+    (
+        route.data["spec"].clone(),
+        json!([route.metadata.annotations, route.metadata.labels]),
+        owners.collect(),
+    )
+}
+
+async fn route(place: &Namespace<'_>, name: &str) -> Result<DynamicObject> {
+    place.get(GATEWAY_API, "HTTPRoute", name).await
+}
+
+/// The weights of the canary in the three places.
+async fn weights(place: &Namespace<'_>) -> Result<[i64; 3]> {
+    let (front, back) = (route(place, "front").await?, route(place, "back").await?);
+    let weight = |route: &DynamicObject, rule: usize, backend: usize| {
+        route.data["spec"]["rules"][rule]["backendRefs"][backend]["weight"]
+            .as_i64()
+            .unwrap_or(-1)
+    };
+    Ok([
+        weight(&front, 1, 0),
+        weight(&front, 2, 1),
+        weight(&back, 0, 1),
+    ])
+}
+
+async fn wait_weights(shop: &Shop<'_>, wanted: i64) -> Result<()> {
+    let name = format!("all rules and routes at {wanted}");
+    shop.bed
+        .wait(&name, PATIENCE, async || {
+            Ok((weights(&shop.namespace).await? == [wanted; 3]).then_some(()))
+        })
+        .await
+}
+
+/// Waits until both routes are again what their user wrote, with nobody else down as an owner.
+async fn wait_given_back(shop: &Shop<'_>, before: &[(Value, Value, Vec<String>); 2]) -> Result<()> {
+    let waited = shop
+        .bed
+        .wait("the routes to be given back", PATIENCE, async || {
+            for (name, before) in ["front", "back"].into_iter().zip(before) {
+                let now = written(&route(&shop.namespace, name).await?);
+                let same = now.0 == before.0
+                    && now.1 == before.1
+                    && !now.2.iter().any(|owner| owner == "serin");
+                if !same {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .await;
+    let now = [
+        written(&route(&shop.namespace, "front").await?),
+        written(&route(&shop.namespace, "back").await?),
+    ];
+    waited.with_context(|| format!("now they are\n{now:?}\nbut were\n{before:?}"))
+}
+
+/// Waits for an event that tells of a change by this hand.
+async fn wait_told(shop: &Shop<'_>, hand: &str) -> Result<()> {
+    let name = format!("an event that names {hand}");
+    shop.bed
+        .wait(&name, Duration::from_secs(10), async || {
+            let events = shop.events().await?;
+            let words = format!(
+                "HTTPRoute front.{} had been changed by {hand}",
+                shop.namespace.name()
+            );
+            Ok(events
+                .iter()
+                .any(|text| text.starts_with(&words))
+                .then_some(()))
+        })
+        .await
+}
+
+fn visitors(host: &str, path: &str) -> Result<Load> {
+    Load::start_plan(&LoadPlan::new(
+        &format!("{GATEWAY}{path}"),
+        Some(host),
+        BESIDE,
+    ))
+}
+
+/// A good and a bad release through two routes of the user's own.
+pub async fn own_route(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let reference =
+        |name: &str| json!({"apiVersion": GATEWAY_API, "kind": "HTTPRoute", "name": name});
+    let plan = Plan {
+        analysis: json!({"interval": "4s", "threshold": 1, "stepWeight": 25, "maxWeight": 50}),
+        spec: json!({
+            "service": {"port": 80, "targetPort": 8080},
+            "routeRef": reference("front"),
+            "routeRefs": [reference("back")],
+        }),
+        beside: vec![own_service(), old(), front(), back()],
+        ..Plan::default()
+    };
+    let shop = Shop::open(bed, "own-route", plan).await?;
+    let before = [
+        written(&route(&shop.namespace, "front").await?),
+        written(&route(&shop.namespace, "back").await?),
+    ];
+    ensure!(
+        !before
+            .iter()
+            .any(|(.., owners)| owners.iter().any(|owner| owner == "serin")),
+        "a route at rest is not touched: {before:?}"
+    );
+    let back_host = shop.namespace.host("back");
+    bed.wait_served_at(GATEWAY, &back_host, PATIENCE).await?;
+    let api = visitors(&shop.host, "/api")?;
+    let back = visitors(&back_host, "/")?;
+
+    shop.release("1.1.0").await?;
+    shop.wait_weight(25).await?;
+    wait_weights(&shop, 25).await?;
+    split_as_asked(&shop, [shop.load()?, &api, &back], 0.25).await?;
+    put_back(bed, &shop).await?;
+    shop.wait_phase("Succeeded").await?;
+    shop.wait_only("1.1.0").await?;
+    wait_given_back(&shop, &before).await?;
+    ensure!(
+        shop.image("app-primary").await? == "serin-demo-app:1.1.0",
+        "the primary runs the release"
+    );
+
+    shop.release_with("1.2.0", &[("ERROR_RATE", "0.3")]).await?;
+    shop.wait_weight(25).await?;
+    shop.wait_phase("Failed").await?;
+    wait_given_back(&shop, &before).await?;
+    shop.wait_only("1.1.0").await?;
+    ensure!(
+        shop.image("app-primary").await? == "serin-demo-app:1.1.0",
+        "the primary is what it was"
+    );
+    for report in [api.stop().await, back.stop().await, shop.close().await?] {
+        only_failed(&report, "1.2.0")?;
+    }
+    Ok(())
+}
+
+/// All three ways in are split as asked: within four standard deviations of the requests of two seconds.
+async fn split_as_asked(shop: &Shop<'_>, loads: [&Load; 3], share: f64) -> Result<()> {
+    shop.bed
+        .wait(
+            "the gateway to split as asked",
+            Duration::from_secs(10),
+            async || {
+                let recent = |load: &Load| load.report_since(load.mark_ago(Duration::from_secs(1)));
+                Ok(loads
+                    .iter()
+                    .all(|load| recent(load).split_within("1.1.0", share, 4.0).is_ok())
+                    .then_some(()))
+            },
+        )
+        .await?;
+    let marks = loads.map(Load::mark);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for (load, (mark, way)) in loads
+        .into_iter()
+        .zip(marks.into_iter().zip(["/", "/api", "back"]))
+    {
+        let report = load.report_since(mark);
+        let found = report.split_within("1.1.0", share, 4.0)?;
+        println!(
+            "        {way}: {:.1} % of {} requests, {found:.2} standard deviations off",
+            report.share_of("1.1.0") * 100.0,
+            report.answered()
+        );
+    }
+    Ok(())
+}
+
+/// One rule edited by hand, then everything applied anew as a `GitOps` tool would: both are put back within a second and told.
+async fn put_back(bed: &Bed, shop: &Shop<'_>) -> Result<()> {
+    let routes = bed
+        .api_of(GATEWAY_API, "HTTPRoute", shop.namespace.name())
+        .await?;
+    let patch =
+        json!([{"op": "replace", "path": "/spec/rules/2/backendRefs/1/weight", "value": 900}]);
+    let params = PatchParams {
+        field_manager: Some("night-shift".to_owned()),
+        ..PatchParams::default()
+    };
+    let patch: Patch<Value> = Patch::Json(serde_json::from_value(patch)?);
+    for hand in ["night-shift", "bed"] {
+        // A step that is due in between would be told as one.
+        let wanted = shop.status().await?["canaryWeight"].as_i64().unwrap_or(0);
+        if hand == "bed" {
+            shop.apply_json(&front()).await?;
+        } else {
+            routes.patch("front", &params, &patch).await?;
+        }
+        let edited = Instant::now();
+        bed.wait(
+            "the weights to be put back",
+            Duration::from_secs(5),
+            async || {
+                let found = weights(&shop.namespace).await?;
+                Ok(
+                    (found[0] == found[1] && found[1] == found[2] && found[0] >= wanted)
+                        .then_some(()),
+                )
+            },
+        )
+        .await?;
+        println!("        put back after {hand} in {:?}", edited.elapsed());
+        ensure!(
+            edited.elapsed() < Duration::from_secs(1),
+            "that took too long"
+        );
+        wait_told(shop, hand).await?;
+    }
+    Ok(())
+}
+
+const OTHER_KIND: &str = r"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: splits.routes.example}
+spec:
+  group: routes.example
+  scope: Namespaced
+  names: {kind: Split, plural: splits, singular: split, listKind: SplitList}
+  versions:
+  - name: v1alpha1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            properties:
+              sides:
+                type: array
+                items:
+                  type: object
+                  properties: {service: {type: string}, share: {type: integer, minimum: 0, maximum: 1000}}
+              percent: {type: object, additionalProperties: {type: string}}
+              note: {type: object, x-kubernetes-preserve-unknown-fields: true}
+";
+
+const SPLIT: &str = r#"
+apiVersion: routes.example/v1alpha1
+kind: Split
+metadata: {name: app}
+spec:
+  sides: [{service: app, share: 1000}, {service: app-canary, share: 0}]
+  percent: {"to/canary": "0"}
+  note: {kept: [1, 2.5, "x", {deep: true}]}
+"#;
+
+/// A kind that was written for this story, shifted by paths once the controller may touch it; till then the condition says which rule
+/// is missing, and a neighbour is not disturbed.
+pub async fn own_kind(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    bed.apply(OTHER_KIND).await?;
+    let place = bed.scenario_namespace("own-kind").await?;
+    place.apply(SPLIT).await?;
+    place.apply(&canary_of_a_split()).await?;
+    let neighbour = Plan {
+        rate: 0.0,
+        analysis: json!({"interval": "2s", "threshold": 1, "iterations": 1, "metrics": []}),
+        spec: json!({"provider": "kubernetes"}),
+        ..Plan::default()
+    };
+    let neighbour = Shop::open(bed, "own-kind-neighbour", neighbour).await?;
+    let said = bed
+        .wait("what is missing to be said", PATIENCE, async || {
+            let canary = place.canary("app").await?;
+            let conditions = canary.data["status"]["conditions"].as_array().cloned();
+            Ok(conditions.into_iter().flatten().find(|condition| {
+                condition["type"] == "Accepted" && condition["reason"] == "RouteNotReadable"
+            }))
+        })
+        .await?;
+    let message = said["message"].as_str().unwrap_or_default().to_owned();
+    let (_, rule) = message
+        .split_once("needs the rule ")
+        .with_context(|| format!("the condition says the rule: {message}"))?;
+    neighbour.release("1.1.0").await?;
+    neighbour.wait_phase("Succeeded").await?;
+
+    // Exactly what the condition says, and no more.
+    let rights: Value = serde_json::from_str(rule).context(message.clone())?;
+    let cluster_role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "own-kind"}, "rules": [rights],
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "own-kind"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "own-kind"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "serin"}],
+    });
+    bed.apply(&cluster_role.to_string()).await?;
+    bed.apply(&binding.to_string()).await?;
+    place.wait_phase("app", "Initialized", PATIENCE).await?;
+
+    let split = async || place.get("routes.example/v1alpha1", "Split", "app").await;
+    let before = written(&split().await?);
+    place.release("app", "1.1.0").await?;
+    for percent in [30, 60] {
+        let (name, text) = (format!("both places at {percent} %"), percent.to_string());
+        let now = bed
+            .wait(&name, PATIENCE, async || {
+                let spec = split().await?.data["spec"].clone();
+                Ok((spec["percent"]["to/canary"] == text.as_str()).then_some(spec))
+            })
+            .await?;
+        ensure!(
+            now["sides"][1]["share"] == percent * 10
+                && now["sides"][0]["share"] == 1000 - percent * 10
+                && now["note"] == before.0["note"],
+            "expected {percent} % everywhere and nothing else changed, found {now}"
+        );
+    }
+    place.wait_phase("app", "Succeeded", PATIENCE).await?;
+    bed.wait("the object to be given back", PATIENCE, async || {
+        let now = written(&split().await?);
+        let same = now.0 == before.0 && now.1 == before.1;
+        Ok((same && !now.2.iter().any(|owner| owner == "serin")).then_some(()))
+    })
+    .await
+}
+
+fn canary_of_a_split() -> String {
+    r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: app}}
+  template:
+    metadata: {labels: {app: app}}
+    spec:
+      containers:
+      - name: app
+        image: serin-demo-app:1.0.0
+        ports: [{name: http, containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /readyz, port: http}, periodSeconds: 1}
+---
+apiVersion: flagger.app/v1beta1
+kind: Canary
+metadata: {name: app}
+spec:
+  provider: kubernetes
+  targetRef: {apiVersion: apps/v1, kind: Deployment, name: app}
+  service: {port: 80, targetPort: 8080}
+  routeRefs:
+  - apiVersion: routes.example/v1alpha1
+    kind: Split
+    name: app
+    weightPaths: {canary: ".spec.sides[1].share", primary: ".spec.sides[0].share", total: 1000}
+  - apiVersion: routes.example/v1alpha1
+    kind: Split
+    name: app
+    weightPaths: {canary: ".spec.percent['to/canary']"}
+  analysis: {interval: 2s, threshold: 1, stepWeight: 30, maxWeight: 60}
+"#
+    .to_owned()
+}
