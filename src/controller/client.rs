@@ -443,6 +443,9 @@ impl KubeApi {
     }
 }
 
+/// All that newer API servers say of a JSON patch that does not fit what it finds; what is not valid they explain.
+const UNTOLD: &str = "the server rejected our request due to an error in our request";
+
 /// Makes an error of an answer that is not a success.
 fn sort(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> ApiError {
     let answer: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
@@ -467,7 +470,8 @@ fn sort(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> ApiEr
         // A JSON patch whose test fails is told as unprocessable.
         422 if message.contains("test failed")
             || message.contains("testing value")
-            || message.contains("testing path") =>
+            || message.contains("testing path")
+            || (message == UNTOLD && answer["details"]["causes"].is_null()) =>
         {
             ApiError::Conflict(message)
         }
@@ -632,6 +636,19 @@ mod tests {
         assert_eq!(
             sort(StatusCode::UNPROCESSABLE_ENTITY, &test, None).class(),
             "conflict"
+        );
+        // As kube-apiserver 1.37 tells of a test that failed, and of a value that is not valid.
+        let untold = body(json!({"reason": "Invalid", "details": {}, "message": UNTOLD}));
+        assert_eq!(
+            sort(StatusCode::UNPROCESSABLE_ENTITY, &untold, None).class(),
+            "conflict"
+        );
+        let invalid = body(
+            json!({"reason": "Invalid", "message": "HTTPRoute \"front\" is invalid", "details": {"causes": [{}]}}),
+        );
+        assert_eq!(
+            sort(StatusCode::UNPROCESSABLE_ENTITY, &invalid, None).class(),
+            "refused"
         );
         assert_eq!(
             sort(StatusCode::UNPROCESSABLE_ENTITY, b"{}", None).class(),
