@@ -11,6 +11,9 @@ use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// A version that no object has, since the store's own first revision holds none. The API server compares the version of an apply with that of
+/// the object that is there, and with nothing where there is none: so this creates and never overwrites.
+const NO_VERSION: &str = "1";
 /// How many fruitless applies are remembered at most.
 const REMEMBERED: usize = 4096;
 
@@ -341,14 +344,20 @@ fn dropped(written: &Value, live: &Value, path: &str) -> Option<String> {
 }
 
 /// The identity that an object is expected to have, by field of its metadata.
-fn identity(expect: &Expect) -> Vec<(&'static str, &str)> {
+fn identity(expect: &Expect) -> Vec<(&'static str, Value)> {
     match expect {
         Expect::Any => Vec::new(),
-        Expect::Same { uid } => vec![("uid", uid)],
+        Expect::Absent => vec![("resourceVersion", json!(NO_VERSION))],
+        Expect::Asked { uid, generation } => {
+            vec![("uid", json!(uid)), ("generation", json!(generation))]
+        }
         Expect::Version {
             uid,
             resource_version,
-        } => vec![("uid", uid), ("resourceVersion", resource_version)],
+        } => vec![
+            ("uid", json!(uid)),
+            ("resourceVersion", json!(resource_version)),
+        ],
     }
 }
 
@@ -358,7 +367,7 @@ fn guarded(mut body: Value, expect: &Expect) -> Value {
         if !body["metadata"].is_object() {
             body["metadata"] = json!({});
         }
-        body["metadata"][field] = Value::String(value.to_owned());
+        body["metadata"][field] = value;
     }
     body
 }
@@ -377,7 +386,7 @@ fn delete_options(expect: &Expect) -> Value {
     let mut options =
         json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
     for (field, value) in identity(expect) {
-        options["preconditions"][field] = Value::String(value.to_owned());
+        options["preconditions"][field] = value;
     }
     options
 }
@@ -424,12 +433,24 @@ mod tests {
             guarded(json!({"spec": {}}), &Expect::Any),
             json!({"spec": {}})
         );
+        assert_eq!(
+            guarded(json!({"spec": {}}), &Expect::Absent),
+            json!({"spec": {}, "metadata": {"resourceVersion": "1"}})
+        );
         let operations = tested(&[json!({"op": "remove", "path": "/x"})], &expect);
         assert_eq!(
             operations[0],
             json!({"op": "test", "path": "/metadata/uid", "value": "u"})
         );
         assert_eq!(operations.as_array().unwrap().len(), 3);
+        let asked = Expect::Asked {
+            uid: "u".into(),
+            generation: 4,
+        };
+        assert_eq!(
+            tested(&[], &asked)[1],
+            json!({"op": "test", "path": "/metadata/generation", "value": 4})
+        );
         assert_eq!(
             delete_options(&expect)["preconditions"]["resourceVersion"],
             "7"

@@ -14,10 +14,15 @@ pub const APPLIED_ANNOTATION: &str = "serin.dev/applied";
 pub enum Expect {
     /// Nothing; used where a later writer can't be hurt.
     Any,
-    /// The same object, whatever became of it since it was read; for a change that is right in any case, such as scaling up.
-    Same {
+    /// That there is none: what came into being since it was looked for is not overwritten.
+    Absent,
+    /// The object with everything that people and controllers asked of it, whatever its status says by now. Only operations of a JSON
+    /// patch can expect this.
+    Asked {
         /// `metadata.uid` as read.
         uid: String,
+        /// `metadata.generation` as read.
+        generation: i64,
     },
     /// The object as it was read.
     Version {
@@ -40,17 +45,29 @@ impl Expect {
 }
 
 impl Write {
-    /// The same write with a weaker expectation: the object may have changed since it was read, if it is still the same one.
+    /// The same change of `live`, which its controller may have reported on since it was read: a merge patch becomes operations, since
+    /// these can be guarded by what was asked of the object without its status. Other writes stay as they are.
     #[must_use]
-    pub fn whatever_version(mut self) -> Self {
-        self.change_expectations(&mut |expect| {
-            if let Expect::Version { uid, .. } = expect {
-                *expect = Expect::Same {
-                    uid: std::mem::take(uid),
-                };
+    pub fn whatever_status(self, live: &Object) -> Self {
+        match self {
+            Self::Patch {
+                target,
+                patch: Patch::Merge(patch),
+                ..
+            } => {
+                let mut operations = Vec::new();
+                add_operations(&patch, live.value(), String::new(), &mut operations);
+                Self::Patch {
+                    target,
+                    patch: Patch::Json(operations),
+                    expect: Expect::Asked {
+                        uid: live.uid().to_owned(),
+                        generation: live.generation(),
+                    },
+                }
             }
-        });
-        self
+            other => other,
+        }
     }
 
     /// Changes what the write, or each of several, expects.
@@ -65,6 +82,27 @@ impl Write {
                 }
             }
         }
+    }
+}
+
+/// The RFC 6902 operations that do to `live` what a merge patch does.
+fn add_operations(patch: &Value, live: &Value, path: String, operations: &mut Vec<Value>) {
+    match (patch, live) {
+        (Value::Object(patch), Value::Object(live)) => {
+            for (key, value) in patch {
+                let path = format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
+                match live.get(key) {
+                    None if value.is_null() => {}
+                    None => operations.push(json!({"op": "add", "path": path, "value": value})),
+                    Some(_) if value.is_null() => {
+                        operations.push(json!({"op": "remove", "path": path}));
+                    }
+                    Some(live) => add_operations(value, live, path, operations),
+                }
+            }
+        }
+        (patch, live) if patch == live => {}
+        (patch, _) => operations.push(json!({"op": "replace", "path": path, "value": patch})),
     }
 }
 
@@ -152,7 +190,7 @@ pub fn apply_if_needed(kind: &Kind, desired: Object, live: &Reading) -> Option<W
 pub fn apply_sealed_if_needed(kind: &Kind, desired: Object, live: &Reading) -> Option<Write> {
     let expect = match live {
         Reading::Unknown(_) => return None,
-        Reading::Absent => Expect::Any,
+        Reading::Absent => Expect::Absent,
         Reading::Present(live) => {
             if covers(live.value(), desired.value()) {
                 return None;
@@ -168,4 +206,85 @@ pub fn apply_sealed_if_needed(kind: &Kind, desired: Object, live: &Reading) -> O
         object: desired,
         expect,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::object::kinds;
+
+    fn patched(live: Value, patch: Value) -> Write {
+        let live = Object::new(live);
+        Write::Patch {
+            target: kinds::DEPLOYMENT.named("test", "web"),
+            patch: Patch::Merge(patch),
+            expect: Expect::unchanged(&live),
+        }
+        .whatever_status(&live)
+    }
+
+    #[test]
+    fn a_change_that_may_meet_a_newer_status_expects_what_was_asked_of_the_object() {
+        let live = json!({
+            "metadata": {"uid": "u", "generation": 4, "resourceVersion": "17"},
+            "spec": {"replicas": 0, "template": {"spec": {"nodeSelector": {"flagger.app/scale-to-zero": "true", "disk": "ssd"}}}},
+        });
+        let Write::Patch { patch, expect, .. } =
+            patched(live.clone(), json!({"spec": {"replicas": 2}}))
+        else {
+            panic!("a patch stays one")
+        };
+        assert_eq!(
+            patch,
+            Patch::Json(vec![
+                json!({"op": "replace", "path": "/spec/replicas", "value": 2})
+            ])
+        );
+        let asked = Expect::Asked {
+            uid: "u".to_owned(),
+            generation: 4,
+        };
+        assert_eq!(expect, asked);
+        let freed = json!({"spec": {"template": {"spec": {"nodeSelector": {"flagger.app/scale-to-zero": null, "gone": null}}}}});
+        let Write::Patch { patch, .. } = patched(live, freed) else {
+            panic!("a patch stays one")
+        };
+        assert_eq!(
+            patch,
+            Patch::Json(vec![json!({
+                "op": "remove", "path": "/spec/template/spec/nodeSelector/flagger.app~1scale-to-zero"
+            })])
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_added_and_what_is_the_same_is_left() {
+        let live = json!({"metadata": {"uid": "u"}, "spec": {"paused": true}});
+        let Write::Patch { patch, .. } = patched(
+            live,
+            json!({"spec": {"replicas": 3, "paused": true, "no": null}}),
+        ) else {
+            panic!("a patch stays one")
+        };
+        assert_eq!(
+            patch,
+            Patch::Json(vec![
+                json!({"op": "add", "path": "/spec/replicas", "value": 3})
+            ])
+        );
+    }
+
+    #[test]
+    fn what_is_made_is_not_put_over_what_came_into_being_meanwhile() {
+        let desired = Object::new(
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "test"}}),
+        );
+        let Some(Write::Apply { expect, .. }) =
+            apply_if_needed(&kinds::SERVICE, desired, &Reading::Absent)
+        else {
+            panic!("what is absent is applied")
+        };
+        assert_eq!(expect, Expect::Absent);
+    }
 }

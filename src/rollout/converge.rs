@@ -196,7 +196,7 @@ fn fill(
     let (first, later) = match clone {
         Some(
             write @ Write::Apply {
-                expect: Expect::Any,
+                expect: Expect::Absent,
                 ..
             },
         ) => (Some(write), None),
@@ -338,11 +338,12 @@ fn route_writes(
     Ok(())
 }
 
-/// More pods are right whatever else became of the target; its controller writes to it all the time while users change it.
+/// More pods are right whatever the target's controller reports meanwhile, which it does all the time; but not once somebody, another
+/// replica of ours among them, asked something else of it.
 fn scale_up(view: &View<'_>, replicas: i64) -> Option<Write> {
     view.kind
         .scale(&view.target, replicas)
-        .map(Write::whatever_version)
+        .map(|write| write.whatever_status(&view.target))
 }
 
 /// The primary's copies of the configs that a revision was judged with. A source that has changed since is a newer revision: what was
@@ -593,9 +594,9 @@ fn forget_revisions(view: &View<'_>, status: &CanaryStatus, plan: &mut Plan) {
     let limit = view.canary.spec.revision_history_limit();
     let expired = revision::expired(objects.iter().map(AsRef::as_ref), &used, limit);
     plan.writes
-        .extend(expired.into_iter().map(|target| Write::Delete {
-            target,
-            expect: crate::object::Expect::Any,
+        .extend(expired.into_iter().map(|object| Write::Delete {
+            target: name.kind.named(object.namespace(), object.name()),
+            expect: Expect::unchanged(object),
         }));
 }
 

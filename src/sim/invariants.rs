@@ -65,6 +65,10 @@ pub struct Witness {
     hand_on_primary: i64,
     suspended_at: i64,
     least_interval: i64,
+    /// When the request that arrives now went out, in ms, and the store's revision then; `None` for one that went straight.
+    pub late: Option<(i64, u64)>,
+    /// The revision of our last write to each object.
+    own: BTreeMap<ObjectRef, u64>,
     last_step: BTreeMap<String, (i64, i64)>,
     last_failure: i64,
     told: BTreeMap<(String, &'static str), u32>,
@@ -139,13 +143,27 @@ fn route() -> ObjectRef {
     kinds::HTTP_ROUTE.named(NAMESPACE, "web")
 }
 
+/// I9: a request that stood still while another replica took over changes nothing that the other has written meanwhile.
+fn overtaken(world: &World, change: &Change) -> Option<String> {
+    let (sent_at, seen) = world.witness.late?;
+    let former = world.witness.own.get(&change.name)?;
+    (*former > seen).then(|| {
+        format!(
+            "{} was written by a request that was {} ms on its way; another replica had written it meanwhile",
+            change.name,
+            world.now - sent_at
+        )
+    })
+}
+
 /// Looks at one change in the store.
 pub fn after_write(world: &mut World, change: &Change) {
     learn(world, change);
     if change.by != Hand::Serin {
         return;
     }
-    let checks: [(&'static str, WriteCheck); 9] = [
+    let checks: [(&'static str, WriteCheck); 10] = [
+        ("I9 one hand", overtaken),
         ("I1 whole", whole),
         ("I1 whole", matched),
         ("I3 earned", copied),
@@ -161,6 +179,8 @@ pub fn after_write(world: &mut World, change: &Change) {
             world.violate(name, text);
         }
     }
+    let own = &mut world.witness.own;
+    own.insert(change.name.clone(), change.revision);
 }
 
 fn learn(world: &mut World, change: &Change) {
@@ -575,7 +595,9 @@ pub fn after_status(world: &mut World, change: &Change, before: &CanaryStatus) {
 
 /// I5: one step and one failed check in each interval.
 fn once(world: &mut World, before: &CanaryStatus) -> Option<String> {
-    let (now, least) = (world.now, world.witness.least_interval - 60);
+    // A step is counted from its decision: a request that stood still on its way has used up that much of it.
+    let now = world.witness.late.map_or(world.now, |(sent_at, _)| sent_at);
+    let least = world.witness.least_interval - 60;
     let after = world.status.clone();
     if after.failed_checks > before.failed_checks && before.phase == after.phase {
         let former = std::mem::replace(&mut world.witness.last_failure, now);

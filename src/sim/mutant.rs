@@ -524,13 +524,15 @@ impl Mutant {
                     for write in &mut decision.writes {
                         if write.target() == deployment("web")
                             && let Write::Patch {
-                                patch: Patch::Merge(patch),
+                                patch: Patch::Json(operations),
                                 ..
                             } = write
                         {
-                            patch["spec"]["template"] = target.at("/spec/template").clone();
-                            patch["spec"]["template"]["metadata"]["labels"]["restarted"] =
-                                json!("yes");
+                            let mut template = target.at("/spec/template").clone();
+                            template["metadata"]["labels"]["restarted"] = json!("yes");
+                            operations.push(
+                                json!({"op": "replace", "path": "/spec/template", "value": template}),
+                            );
                         }
                     }
                 }

@@ -73,6 +73,9 @@ pub struct Replica {
     pub alive: bool,
     /// It lost its watches for good, and goes on.
     pub deaf: bool,
+    /// A request that stands still on its way: when it went out in ms, and the store's revision then. It is the last one: by the time it
+    /// arrives the lease is over, and nothing goes out without one.
+    pub sent: Option<(i64, u64)>,
     /// Watch lag in ms.
     pub lag: i64,
     /// Until when the lag is as it is.

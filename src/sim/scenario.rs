@@ -82,10 +82,12 @@ pub enum Fault {
     WatchesLag,
     /// Another replica takes over while this one goes on with a cache that hears nothing any more.
     HandOver,
+    /// The same, and this one's request stands still on its way until long after the other has begun.
+    Stands,
 }
 
 /// Every fault with its name.
-pub const FAULTS: [(Fault, &str); 9] = [
+pub const FAULTS: [(Fault, &str); 10] = [
     (Fault::ErrorBefore, "error before"),
     (Fault::ErrorAfter, "error after"),
     (Fault::TimeOut, "time-out"),
@@ -95,6 +97,7 @@ pub const FAULTS: [(Fault, &str); 9] = [
     (Fault::WatchesBreak, "watches break"),
     (Fault::WatchesLag, "watches lag"),
     (Fault::HandOver, "hand-over"),
+    (Fault::Stands, "stands still"),
 ];
 
 /// How traffic is moved.
@@ -494,6 +497,11 @@ fn acts(random: &mut Random) -> Vec<(i64, Act)> {
     acts
 }
 
+fn random_fault(random: &mut Random) -> Fault {
+    let last = i64::try_from(FAULTS.len() - 1).unwrap_or(0);
+    FAULTS[usize::try_from(random.between(0, last)).unwrap_or(0)].0
+}
+
 fn faults(random: &mut Random, end: i64) -> Vec<(i64, Fault)> {
     // A third of the histories goes without faults: what is wrong there is easier to understand.
     let count = if random.chance(33) {
@@ -504,10 +512,7 @@ fn faults(random: &mut Random, end: i64) -> Vec<(i64, Fault)> {
     let mut faults: Vec<(i64, Fault)> = (0..count)
         .map(|_| {
             let at = random.between(0, end);
-            (
-                at,
-                FAULTS[usize::try_from(random.between(0, 8)).unwrap_or(0)].0,
-            )
+            (at, random_fault(random))
         })
         .collect();
     faults.sort();
@@ -549,7 +554,7 @@ fn reactions(random: &mut Random, faultless: bool) -> Vec<Reaction> {
                     (1, Act::WriteBack),
                 ]))
             } else {
-                What::Fault(FAULTS[usize::try_from(random.between(0, 8)).unwrap_or(0)].0)
+                What::Fault(random_fault(random))
             };
             Reaction { phase, delay, what }
         })

@@ -196,7 +196,7 @@ impl Store {
                 )
             }
             // An apply that expects a version never creates.
-            None if *expect != Expect::Any => {
+            None if !matches!(expect, Expect::Any | Expect::Absent) => {
                 return Err(Refusal::Conflict(format!("{name} is gone")));
             }
             None => (None, BTreeMap::new()),
@@ -428,8 +428,15 @@ fn has_finalizers(value: &Value) -> bool {
 fn check(name: &ObjectRef, live: &Object, expect: &Expect) -> Result<(), Refusal> {
     match expect {
         Expect::Any => Ok(()),
-        Expect::Same { uid } if live.uid() == uid => Ok(()),
-        Expect::Same { .. } => Err(Refusal::Conflict(format!("{name} is another object now"))),
+        Expect::Absent => Err(Refusal::Conflict(format!("{name} exists already"))),
+        Expect::Asked { uid, generation }
+            if live.uid() == uid && live.generation() == *generation =>
+        {
+            Ok(())
+        }
+        Expect::Asked { .. } => Err(Refusal::Conflict(format!(
+            "{name} was asked something else"
+        ))),
         Expect::Version {
             uid,
             resource_version,

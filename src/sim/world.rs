@@ -1282,10 +1282,24 @@ impl World {
             self.replicas[replica].work = Some(work);
             return self.effect(replica);
         }
-        let fault = self.fault(replica);
+        let fault = if self.replicas[replica].sent.is_some() {
+            None
+        } else {
+            self.fault(replica)
+        };
         if fault == Some(Fault::CrashBefore) {
             return self.crash(replica);
         }
+        if fault == Some(Fault::Stands) {
+            let pause = self.random.between(1_000, 60_000);
+            self.replicas[replica].deaf = true;
+            self.replicas[replica].sent = Some((self.now, self.store.revision()));
+            self.replicas[replica].work = Some(work);
+            self.at(pause / 10, Event::Start);
+            self.at(pause, Event::Effect(replica));
+            return;
+        }
+        self.witness.late = self.replicas[replica].sent;
         let result = if fault == Some(Fault::ErrorBefore) {
             Err(Refusal::Invalid("transient".to_owned()))
         } else if fault == Some(Fault::Conflict) {
@@ -1296,6 +1310,11 @@ impl World {
             self.write(replica, &work.decision.writes[work.next])
         };
         let result = match fault {
+            _ if self.replicas[replica].sent.is_some() => {
+                self.tell(|| format!("replica {replica}: its last request arrives: {result:?}"));
+                self.replicas[replica].alive = false;
+                return;
+            }
             Some(Fault::CrashAfter) => return self.crash(replica),
             Some(Fault::ErrorAfter | Fault::TimeOut) => {
                 Err(Refusal::Invalid("transient".to_owned()))

@@ -197,7 +197,7 @@ pub fn expired<'a>(
     revisions: impl IntoIterator<Item = &'a Object>,
     keep: &BTreeSet<String>,
     limit: usize,
-) -> Vec<ObjectRef> {
+) -> Vec<&'a Object> {
     let mut revisions: Vec<&Object> = revisions.into_iter().collect();
     revisions.sort_by_key(|object| {
         let number = object.number("/revision").unwrap_or(0);
@@ -207,6 +207,5 @@ pub fn expired<'a>(
         .into_iter()
         .skip(limit)
         .filter(|object| !keep.contains(object.name()) && !object.is_deleting())
-        .map(|object| kinds::CONTROLLER_REVISION.named(object.namespace(), object.name()))
         .collect()
 }

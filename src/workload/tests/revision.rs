@@ -108,7 +108,7 @@ fn only_the_newest_and_those_in_use_stay() {
     let in_use = BTreeSet::from(["r1".to_owned()]);
     let names: Vec<String> = revision::expired(&revisions, &in_use, 2)
         .into_iter()
-        .map(|ObjectRef { name, .. }| name)
+        .map(|object| object.name().to_owned())
         .collect();
     assert_eq!(names, ["r3", "r2"]);
 }
