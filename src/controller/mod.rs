@@ -31,7 +31,7 @@ pub use queue::CanaryKey;
 use crate::api::{Canary, CanaryStatus, condition_type};
 use crate::hooks::Hooks;
 use crate::notify;
-use crate::object::{Expect, Object, Write};
+use crate::object::{Expect, Object, ObjectRef, Write, kinds};
 use crate::providers::Providers;
 use crate::providers::http::Timing;
 use crate::rollout::{self, Decision, Refusal, Settings, Sibling, Snapshot, Tally, Want, decide};
@@ -471,7 +471,7 @@ impl Controller {
                 }
                 Err(WriteError::Conflict(name, why)) => {
                     tracing::debug!(canary = %key, object = %name, why, "changed under the decision; deciding again");
-                    if let Err(error) = self.caches.refresh(&name, key).await {
+                    if let Err(error) = self.read_again(key, &object, &name).await {
                         tracing::warn!(canary = %key, object = %name, %error, "can't be read again");
                         return Next::BackOff(Duration::ZERO);
                     }
@@ -500,6 +500,33 @@ impl Controller {
         }
         tracing::warn!(canary = %key, "somebody keeps changing what this canary writes; trying again later");
         Next::BackOff(Duration::ZERO)
+    }
+
+    /// Reads past the cache what changed under a decision. Where another hand wrote the canary's status there was another controller at
+    /// work, and what is known of everything else may be as old: then all that decisions look at is read again.
+    async fn read_again(
+        &self,
+        key: &CanaryKey,
+        decided_from: &Object,
+        name: &ObjectRef,
+    ) -> Result<(), ApiError> {
+        self.caches.refresh(name, key).await?;
+        if name.kind != kinds::CANARY {
+            return Ok(());
+        }
+        let rewritten = self.caches.canary(key).is_some_and(|now| {
+            now.uid() == decided_from.uid() && now.at("/status") != decided_from.at("/status")
+        });
+        if rewritten {
+            tracing::info!(canary = %key, "its status was written by another hand; reading everything again");
+            let wants = self.with_memory(key, |memory| memory.wants.clone());
+            for want in wants {
+                if let Want::Object(object) = want {
+                    self.caches.refresh(&object, key).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Decides, reading what the decision wants until it wants nothing more.
@@ -841,7 +868,6 @@ fn panic_text(error: tokio::task::JoinError) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::object::kinds;
 
     #[test]
     fn a_write_to_the_canary_itself_is_guarded_by_the_version_after_the_status_write() {

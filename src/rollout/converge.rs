@@ -162,6 +162,16 @@ pub(super) fn writes(view: &View<'_>, status: &CanaryStatus, drained: bool) -> P
     plan
 }
 
+/// Without weights the apex Service alone can lead requests away from a first primary that does not answer.
+fn leads_back(view: &View<'_>, status: &CanaryStatus) -> bool {
+    let initialising = |run: &Run| Stage::parse(&run.stage) == Some(Stage::Initializing);
+    !view.router.capabilities().weights
+        && status
+            .run
+            .as_ref()
+            .is_some_and(|run| run.diverted && initialising(run))
+}
+
 fn fill(
     view: &View<'_>,
     status: &CanaryStatus,
@@ -228,7 +238,12 @@ fn fill(
         autoscaler_write(view, status, intent, autoscaler, plan)?;
     }
     if intent.apex && view.kind.has_pods() {
-        plan.writes.extend(service(ServiceRole::Apex)?);
+        let apex = if leads_back(view, status) {
+            ServiceRole::ApexOfTarget
+        } else {
+            ServiceRole::Apex
+        };
+        plan.writes.extend(service(apex)?);
     }
     if let Some(split) = intent.split {
         route_writes(view, status, split, plan)?;

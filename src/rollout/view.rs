@@ -6,6 +6,7 @@ use crate::api::Canary;
 use crate::object::{Endpoints, Object, ObjectRef, Reading, kinds};
 use crate::routing::{self, Observed, Refusal, RouteError, Router};
 use crate::workload::configs::{self, ConfigReference, Tracking};
+use crate::workload::services::ServiceRole;
 use crate::workload::{
     self, Readiness, ReadinessRule, SelectorLabel, Target, WorkloadError, autoscaler,
 };
@@ -152,6 +153,17 @@ impl<'a> View<'a> {
     /// Whether a side has at least one ready endpoint, so that it can answer at all.
     pub fn serves(&self, side: Side) -> bool {
         self.ready_endpoints(side).is_some_and(|ready| ready > 0)
+    }
+
+    /// Whether the apex Service selects the primary's pods already, or a route divides between the two sides.
+    pub fn leads_to_primary(&self) -> bool {
+        let apex = self.snapshot.object(&ServiceRole::Apex.object(self.canary));
+        let selected = apex.object().is_some_and(|apex| {
+            apex.at("/spec/selector")[self.selector.key.as_str()].as_str()
+                == Some(self.selector.primary_value().as_str())
+        });
+        selected && self.kind.has_pods()
+            || self.route.as_ref().is_ok_and(|route| route.split.is_some())
     }
 
     /// Whether the primary may be without any pod while it takes over a template; then nobody shall be on it.

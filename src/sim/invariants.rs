@@ -146,6 +146,8 @@ fn route() -> ObjectRef {
 /// I9: a request that stood still while another replica took over changes nothing that the other has written meanwhile.
 fn overtaken(world: &World, change: &Change) -> Option<String> {
     let (sent_at, seen) = world.witness.late?;
+    // What was made anew where there was none undoes nothing.
+    change.before.as_ref()?;
     let former = world.witness.own.get(&change.name)?;
     (*former > seen).then(|| {
         format!(
@@ -367,7 +369,10 @@ fn carries_the_run(world: &World) -> bool {
         .get(&kinds::CONFIG_MAP.named(NAMESPACE, CONFIG))
         .map(|config| checksum(config));
     world.status.run.as_ref().is_some_and(|run| {
-        Some(&run.revision) == hash && run.tracked_configs.get(CONFIG_KEY) == config.as_ref()
+        // Before its gate opens nobody asked for it.
+        run.stage != "Waiting"
+            && Some(&run.revision) == hash
+            && run.tracked_configs.get(CONFIG_KEY) == config.as_ref()
     })
 }
 
@@ -1130,9 +1135,7 @@ fn all_served(world: &World) -> Option<String> {
                     .as_ref()
                     .is_some_and(|run| run.weights.is_none());
             let idle = own || unmanaged && world.witness.hand_on_scale;
-            // A seed that dies after the switch: nothing was promoted that could come back, and without weights nothing leads back.
-            let lost = !world.scenario.gateway && world.status.promoted.is_none();
-            (!idle && !lost).then(|| {
+            (!idle).then(|| {
                 format!(
                     "{weight} % of the traffic goes to {}, where nobody answers",
                     SERVICES[service]

@@ -1377,17 +1377,20 @@ impl World {
             Refusal::Conflict(_) | Refusal::NotFound if one.conflicts < 5 => {
                 one.conflicts += 1;
                 // Read past the cache, which was shown to be behind.
-                let revision = self.store.revision();
-                match self
-                    .store
-                    .get_versioned(target)
-                    .map(|(revision, object)| (revision, Arc::clone(object)))
-                {
-                    Some((revision, object)) => {
-                        self.replicas[replica].learn(target, revision, Some(&object))
-                    }
-                    None => self.replicas[replica].learn(target, revision, None),
+                let status = |one: &Replica| {
+                    let known = one.canary(target);
+                    known.map(|(_, canary)| canary.at("/status").clone())
                 };
+                let before = status(&self.replicas[replica]);
+                self.read_again(replica, target);
+                if target.kind == kinds::CANARY && status(&self.replicas[replica]) != before {
+                    // Another controller is at work; what is known of everything else may be as old.
+                    for want in self.replicas[replica].wants.clone() {
+                        if let Want::Object(name) = want {
+                            self.read_again(replica, &name);
+                        }
+                    }
+                }
                 self.wake(replica, 5);
             }
             Refusal::Invalid(why) if why != "transient" => {
@@ -1403,6 +1406,18 @@ impl World {
                 }
             }
         }
+    }
+
+    fn read_again(&mut self, replica: usize, name: &ObjectRef) {
+        let found = self
+            .store
+            .get_versioned(name)
+            .map(|(revision, object)| (revision, Arc::clone(object)));
+        let (revision, object) = found
+            .map_or((self.store.revision(), None), |(revision, object)| {
+                (revision, Some(object))
+            });
+        self.replicas[replica].learn(name, revision, object.as_ref());
     }
 
     fn write_status(&mut self, replica: usize, work: &Work) -> Result<Written, Refusal> {

@@ -30,6 +30,8 @@ pub enum ServiceRole {
     Primary,
     /// `-canary`, selects the target's pods.
     Canary,
+    /// The apex while it leads back to the target's pods, since there is no route that could and the primary does not answer.
+    ApexOfTarget,
 }
 
 impl ServiceRole {
@@ -40,7 +42,7 @@ impl ServiceRole {
     #[must_use]
     pub fn object(self, canary: &Canary) -> ObjectRef {
         let name = match self {
-            Self::Apex => canary.apex_name().to_owned(),
+            Self::Apex | Self::ApexOfTarget => canary.apex_name().to_owned(),
             Self::Primary => canary.primary_service_name(),
             Self::Canary => canary.canary_service_name(),
         };
@@ -50,13 +52,13 @@ impl ServiceRole {
     fn pods(self, selector: &SelectorLabel) -> String {
         match self {
             Self::Apex | Self::Primary => selector.primary_value(),
-            Self::Canary => selector.value.clone(),
+            Self::Canary | Self::ApexOfTarget => selector.value.clone(),
         }
     }
 
     fn custom(self, service: &CanaryService) -> Option<&CustomMetadata> {
         match self {
-            Self::Apex => service.apex.as_ref(),
+            Self::Apex | Self::ApexOfTarget => service.apex.as_ref(),
             Self::Primary => service.primary.as_ref(),
             Self::Canary => service.canary.as_ref(),
         }
@@ -142,12 +144,17 @@ pub fn desired_services(
         let ours = controls(canary, found);
         if !ours {
             refuse_stranger(canary, which, &object, live)?;
+            let users = recorded(found).filter(|record| {
+                which == ServiceRole::ApexOfTarget && record["selector"].is_object()
+            });
+            let ports = users.as_ref().and_then(|users| users["ports"].as_array());
+            let selector = users.as_ref().map(|users| &users["selector"]);
             return Ok(take_over(
                 &object,
                 which,
                 found,
-                &wanted_ports,
-                &wanted_selector,
+                ports.unwrap_or(&wanted_ports),
+                selector.unwrap_or(&wanted_selector),
             ));
         }
     }
@@ -264,7 +271,7 @@ fn refuse_stranger(
         .object()
         .and_then(Object::controller_owner)
         .is_some_and(|owner| owner.kind == kinds::CANARY.kind);
-    if which == ServiceRole::Apex && !owned_by_canary {
+    if matches!(which, ServiceRole::Apex | ServiceRole::ApexOfTarget) && !owned_by_canary {
         if let Some(found) = live.object()
             && found.text("/spec/type") == "ExternalName"
         {

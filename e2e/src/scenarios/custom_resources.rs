@@ -24,7 +24,33 @@ pub async fn run(bed: &Bed) -> Result<()> {
     the_status_comes_back_whole(bed, &place).await?;
     kubectl_explains(bed).await?;
     an_odd_canary_disturbs_no_other(bed, &place).await?;
-    kubectl_lists(bed, &place).await
+    kubectl_lists(bed, &place).await?;
+    what_is_made_is_put_over_nothing(bed, &place).await
+}
+
+/// How Serin makes objects: an apply with version 1, which no object has, creates where there is none and is a conflict otherwise.
+async fn what_is_made_is_put_over_nothing(bed: &Bed, place: &Namespace<'_>) -> Result<()> {
+    let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> =
+        kube::Api::namespaced(bed.client().clone(), place.name());
+    let made = |value: &str| {
+        Patch::Apply(json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "made-once", "resourceVersion": "1"},
+            "data": {"by": value},
+        }))
+    };
+    let parameters = PatchParams::apply("serin").force();
+    maps.patch("made-once", &parameters, &made("one")).await?;
+    match maps.patch("made-once", &parameters, &made("another")).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        other => bail!("expected a conflict with what is there, found {other:?}"),
+    }
+    let kept = maps.get("made-once").await?.data.unwrap_or_default();
+    ensure!(
+        kept.get("by").is_some_and(|by| by == "one"),
+        "expected what was made first, found {kept:?}"
+    );
+    Ok(())
 }
 
 fn yaml_files(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -146,11 +146,11 @@ impl<'a> Pass<'a> {
     pub(super) fn waiting(&mut self, view: &View<'a>) {
         if self.is_promoted(&view.identity) {
             self.record_applied(&view.identity);
-            return self.end_run(
-                Phase::Succeeded,
-                "Reverted",
-                "The target was set back to the promoted revision.",
-            );
+            let cause = "The target was set back to the promoted revision.";
+            if view.target_is_up() {
+                return self.leave_the_gate(view, Stage::Cancelling, cause);
+            }
+            return self.end_run(Phase::Succeeded, "Reverted", cause);
         }
         if self
             .run_ref()
@@ -171,6 +171,9 @@ impl<'a> Pass<'a> {
                 cause.to_owned(),
                 cause.to_owned(),
             );
+            if view.target_is_up() {
+                return self.leave_the_gate(view, Stage::RollingBack, cause);
+            }
             self.tallies.push(Tally::Failed);
             return self.end_run(Phase::Failed, "TimedOut", cause);
         }
@@ -186,6 +189,12 @@ impl<'a> Pass<'a> {
             return;
         }
         self.open_gate(view);
+    }
+
+    /// The wait is over and there will be no run. The target's pods, which the run before left or somebody asked for, go as after any run.
+    fn leave_the_gate(&mut self, view: &View<'a>, stage: Stage, cause: &str) {
+        self.status.phase = Phase::Progressing;
+        self.begin_rollback(view, stage, cause.to_owned());
     }
 
     pub(super) fn start_run(&mut self, view: &View<'a>) {

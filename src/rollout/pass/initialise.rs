@@ -25,6 +25,19 @@ impl<'a> Pass<'a> {
         }
         self.probe_backends(view);
         let since = self.run_ref().and_then(|run| run.started_at);
+        if !switching
+            && view.leads_to_primary()
+            && view.is_dark(Side::Primary)
+            && view.serves(Side::Canary)
+        {
+            // Flagger led requests to a primary that is gone: the target answers until there is one again.
+            let now = self.now;
+            self.with_run(|run| {
+                run.drain_from = Some(now);
+                run.weights = Some(weights(Split::PRIMARY));
+            });
+            return self.divert(view, Side::Primary);
+        }
         if !switching {
             match view.readiness(Side::Primary, since) {
                 Readiness::Ready => {

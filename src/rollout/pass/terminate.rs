@@ -99,11 +99,11 @@ impl Pass<'_> {
         let late = deletion
             .deadline_at
             .is_none_or(|deadline| deadline <= self.now);
-        let done = late
-            || deletion.drain_from.is_some_and(|from| {
-                self.is_past(Some(from), signed(self.canary.spec.analysis.drain()))
-            });
-        if done {
+        let drained = deletion.drain_from.is_some_and(|from| {
+            self.is_past(Some(from), signed(self.canary.spec.analysis.drain()))
+        });
+        let (mut writes, ready) = self.restore_target();
+        if late || drained && ready {
             // The event is told once: a second pass of this kind finds the object gone.
             self.tell(
                 Severity::Info,
@@ -121,7 +121,6 @@ impl Pass<'_> {
             writes.extend(self.release());
             return writes;
         }
-        let (mut writes, ready) = self.restore_target();
         if ready {
             let (more, restored) = self.restore_routes();
             writes.extend(more);

@@ -199,6 +199,39 @@ fn a_users_apex_service_is_taken_over_and_given_back() {
 }
 
 #[test]
+fn an_apex_is_led_back_to_the_target_and_to_the_primary_again_and_the_users_wish_is_remembered() {
+    let canary = canary_with("{port: 80}");
+    let taken = carried_out(
+        &write(&canary, ServiceRole::Apex, &present(&users_service())).unwrap(),
+        &present(&users_service()),
+    );
+    let back = carried_out(
+        &write(&canary, ServiceRole::ApexOfTarget, &present(&taken)).unwrap(),
+        &present(&taken),
+    );
+    assert_eq!(
+        back.at("/spec/selector"),
+        users_service().at("/spec/selector")
+    );
+    let again = carried_out(
+        &write(&canary, ServiceRole::Apex, &present(&back)).unwrap(),
+        &present(&back),
+    );
+    assert_eq!(again.at("/spec/selector"), taken.at("/spec/selector"));
+    assert_eq!(
+        again.annotation(ORIGINAL_SERVICE),
+        taken.annotation(ORIGINAL_SERVICE)
+    );
+
+    let ours = created(&canary, ServiceRole::Apex);
+    let back = carried_out(
+        &write(&canary, ServiceRole::ApexOfTarget, &present(&ours)).unwrap(),
+        &present(&ours),
+    );
+    assert_eq!(back.at("/spec/selector"), &json!({"app": "podinfo"}));
+}
+
+#[test]
 fn a_service_that_its_user_applies_again_is_taken_over_again_and_the_new_wish_is_kept() {
     let canary = canary();
     let live = users_service();
