@@ -165,7 +165,7 @@ pub(super) fn writes(view: &View<'_>, status: &CanaryStatus, drained: bool) -> P
 /// Without weights the apex Service alone can lead requests away from a first primary that does not answer.
 fn leads_back(view: &View<'_>, status: &CanaryStatus) -> bool {
     let initialising = |run: &Run| Stage::parse(&run.stage) == Some(Stage::Initializing);
-    !view.router.capabilities().weights
+    !view.router.capabilities().weighted()
         && status
             .run
             .as_ref()

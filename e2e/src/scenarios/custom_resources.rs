@@ -31,7 +31,7 @@ pub async fn run(bed: &Bed) -> Result<()> {
 /// How Serin makes objects: an apply with version 1, which no object has, creates where there is none and is a conflict otherwise.
 async fn what_is_made_is_put_over_nothing(bed: &Bed, place: &Namespace<'_>) -> Result<()> {
     let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> =
-        kube::Api::namespaced(bed.client().clone(), place.name());
+        kube::Api::namespaced(bed.client(), place.name());
     let made = |value: &str| {
         Patch::Apply(json!({
             "apiVersion": "v1", "kind": "ConfigMap",
