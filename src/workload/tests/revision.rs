@@ -1,7 +1,6 @@
 //! Kept revisions: written once, read back only if they are what they say, and not kept for ever.
 
 use super::*;
-use crate::object::ObjectRef;
 use crate::workload::revision::{self, KeptRevision, RevisionError};
 use crate::workload::revision_hash;
 use serde_json::json;
