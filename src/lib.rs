@@ -6,6 +6,7 @@ pub mod cli;
 pub mod controller;
 pub mod demo;
 pub mod hooks;
+pub mod loadtester;
 pub mod notify;
 pub mod object;
 pub mod providers;

@@ -213,7 +213,7 @@ impl UnusedArguments {
 }
 
 /// What Go's `flag` package takes for a boolean.
-fn go_bool(text: &str) -> Result<bool, String> {
+pub(super) fn go_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
@@ -362,7 +362,7 @@ fn log_filter(level: &str) -> Option<&'static str> {
     }
 }
 
-fn start_logging(level: &str, encoding: &str) -> anyhow::Result<()> {
+pub(super) fn start_logging(level: &str, encoding: &str) -> anyhow::Result<()> {
     let filter = log_filter(level).with_context(|| {
         format!("-log-level: found {level:?}, expected debug, info, warn, warning or error")
     })?;
@@ -426,7 +426,7 @@ pub fn run(arguments: &ControllerArguments) -> anyhow::Result<()> {
 }
 
 /// SIGTERM and SIGINT end the controller in order; the second one at once.
-async fn stop_on_signal(stop: CancellationToken) {
+pub(super) async fn stop_on_signal(stop: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) = (
         signal(SignalKind::terminate()),

@@ -9,6 +9,7 @@ mod crd;
 mod credentials;
 mod demo;
 mod lint;
+mod loadtester;
 mod migrate;
 mod rbac;
 mod simulate;
@@ -50,6 +51,8 @@ enum Command {
     Demo(demo::DemoArguments),
     /// Check Canaries, templates and what they refer to in files, before a cluster sees them.
     Lint(lint::LintArguments),
+    /// Send load, run tests and keep gates for the webhooks of canaries, as Flagger's load tester does.
+    Loadtester(Box<loadtester::LoadTesterArguments>),
     /// Print the completion script of a shell; names of canaries are completed from the cluster.
     Completion(completion::CompletionArguments),
     /// Print the custom resource definitions as YAML.
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Completion(arguments) => completion::run(&arguments, &command()),
         Command::Crd(arguments) => crd::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Loadtester(arguments) => loadtester::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Rbac(arguments) => rbac::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
@@ -123,7 +127,7 @@ pub fn command() -> clap::Command {
 }
 
 /// Commands that take Go's flags: one dash may begin a long flag there. Elsewhere `-n` and `-ojson` mean what they mean to kubectl.
-const GO_FLAGS: [&str; 4] = ["controller", "crd", "rbac", "simulate"];
+const GO_FLAGS: [&str; 5] = ["controller", "crd", "loadtester", "rbac", "simulate"];
 
 /// Go's `-flag` becomes `--flag`; single letters, values and negative numbers stay as they are.
 fn double_dashes(arguments: impl Iterator<Item = String>) -> Vec<String> {

@@ -25,6 +25,7 @@ mod sources;
 mod store;
 mod tenure;
 
+pub use client::{ApiError, KubeApi, PatchType};
 pub use lease::LeaseSettings;
 pub use queue::CanaryKey;
 
@@ -38,7 +39,6 @@ use crate::rollout::{self, Decision, Refusal, Settings, Sibling, Snapshot, Tally
 use announcer::Announcer;
 use asker::Asker;
 use cache::{Caches, ReadError};
-use client::{ApiError, KubeApi};
 use executor::{Executor, WriteError};
 use jiff::Timestamp;
 use lease::Election;
@@ -264,6 +264,18 @@ pub async fn run(
     server_stop.cancel();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The API server as the controller talks to it, for who shares its ways. `replica` is who asks, in the API server's audit log.
+///
+/// # Errors
+/// When no client can be made of the present configuration.
+pub fn api_server(
+    configs: watch::Receiver<kube::Config>,
+    replica: &str,
+) -> Result<KubeApi, ControllerError> {
+    KubeApi::following(tuned(configs, replica))
+        .map_err(|error| ControllerError::Client(Box::new(error)))
 }
 
 /// The configurations with what all our clients have in common.
