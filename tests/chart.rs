@@ -1,4 +1,4 @@
-//! The chart says what the code says: rights, custom resource definitions, names of metrics, and a README that knows every value. With
+//! The charts say what the code says: rights, custom resource definitions, names of metrics, flags, and a README that knows every value. With
 //! `SERIN_UPDATE=1` (as `make chart` sets it) what is generated is written anew.
 #![allow(clippy::unwrap_used)]
 use serde_json::Value;
@@ -9,17 +9,34 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The charts: of the controller, and of the load tester.
+const CHARTS: [&str; 2] = ["serin", "loadtester"];
+
+fn folder(chart: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("charts")
+        .join(chart)
+}
+
 fn chart() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/serin")
+    folder("serin")
+}
+
+fn text_of(chart: &str, name: &str) -> String {
+    fs::read_to_string(folder(chart).join(name)).unwrap()
 }
 
 fn text(name: &str) -> String {
-    fs::read_to_string(chart().join(name)).unwrap()
+    text_of("serin", name)
 }
 
 /// Holds a generated file of the chart to what it should be.
 fn generated(name: &str, expected: &str) {
-    let path = chart().join(name);
+    generated_in("serin", name, expected);
+}
+
+fn generated_in(chart: &str, name: &str, expected: &str) {
+    let path = folder(chart).join(name);
     if std::env::var_os("SERIN_UPDATE").is_some() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, expected).unwrap();
@@ -27,7 +44,7 @@ fn generated(name: &str, expected: &str) {
     let found = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         found == expected,
-        "charts/serin/{name} is out of date: run make chart"
+        "charts/{chart}/{name} is out of date: run make chart"
     );
 }
 
@@ -107,13 +124,19 @@ fn rows(values: &str) -> Vec<Row> {
 }
 
 #[test]
-fn the_readme_knows_every_value() {
+fn the_readmes_know_every_value() {
+    for chart in CHARTS {
+        readme_knows_every_value(chart);
+    }
+}
+
+fn readme_knows_every_value(chart: &str) {
     const MARK: &str =
         "<!-- values: written by `make chart` from the comments of values.yaml -->\n";
-    let readme = text("README.md");
+    let readme = text_of(chart, "README.md");
     let (head, _) = readme.split_once(MARK).unwrap();
     let mut table = String::from("\n| value | default | |\n|---|---|---|\n");
-    for row in rows(&text("values.yaml")) {
+    for row in rows(&text_of(chart, "values.yaml")) {
         let default = if row.default.contains('\n') {
             let value: Value = serde_saphyr::from_str(&row.default).unwrap();
             value.to_string()
@@ -127,23 +150,50 @@ fn the_readme_knows_every_value() {
             row.comment.replace('|', "\\|")
         );
     }
-    generated("README.md", &format!("{head}{MARK}{table}"));
+    generated_in(chart, "README.md", &format!("{head}{MARK}{table}"));
 }
 
 #[test]
-fn the_schema_knows_every_value() {
-    let schema: Value = serde_json::from_str(&text("values.schema.json")).unwrap();
-    for row in rows(&text("values.yaml")) {
-        let mut node = &schema;
-        for name in row.path.split('.') {
-            let next = &node["properties"][name];
-            assert!(
-                next.is_object(),
-                "values.schema.json has nothing for {}",
-                row.path
-            );
-            node = next;
+fn the_schemas_know_every_value() {
+    for chart in CHARTS {
+        let schema: Value = serde_json::from_str(&text_of(chart, "values.schema.json")).unwrap();
+        for row in rows(&text_of(chart, "values.yaml")) {
+            let mut node = &schema;
+            for name in row.path.split('.') {
+                let next = &node["properties"][name];
+                assert!(
+                    next.is_object(),
+                    "charts/{chart}/values.schema.json has nothing for {}",
+                    row.path
+                );
+                node = next;
+            }
         }
+    }
+}
+
+#[test]
+fn the_flags_that_the_charts_give_exist() {
+    let command = serin::cli::command();
+    let flag = regex::Regex::new(r#"(?m)^\s*- (?:\{\{ printf ")?--?([a-z][a-z-]+)"#).unwrap();
+    for (chart, name) in [("serin", "controller"), ("loadtester", "loadtester")] {
+        let known: BTreeSet<&str> = command
+            .find_subcommand(name)
+            .unwrap()
+            .get_arguments()
+            .filter_map(|argument| argument.get_long())
+            .collect();
+        let template = text_of(chart, "templates/deployment.yaml");
+        let given: BTreeSet<&str> = flag
+            .captures_iter(&template)
+            .map(|found| found.get(1).unwrap().as_str())
+            .collect();
+        assert!(given.len() > 8, "{given:?}");
+        let wrong: Vec<_> = given.difference(&known).collect();
+        assert!(
+            wrong.is_empty(),
+            "charts/{chart} gives serin {name} {wrong:?}"
+        );
     }
 }
 
@@ -176,7 +226,9 @@ fn dashboard_and_alerts_ask_for_series_that_there_are() {
 }
 
 #[test]
-fn its_version_is_the_codes() {
-    let meta: Value = serde_saphyr::from_str(&text("Chart.yaml")).unwrap();
-    assert_eq!(meta["appVersion"], env!("CARGO_PKG_VERSION"));
+fn their_version_is_the_codes() {
+    for chart in CHARTS {
+        let meta: Value = serde_saphyr::from_str(&text_of(chart, "Chart.yaml")).unwrap();
+        assert_eq!(meta["appVersion"], env!("CARGO_PKG_VERSION"));
+    }
 }

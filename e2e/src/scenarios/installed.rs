@@ -455,15 +455,20 @@ pub async fn in_one_namespace(bed: &Bed) -> Result<()> {
 /// Kinds that no API server of the bed serves: their shape is looked at, no more.
 const NOT_SERVED: [&str; 2] = ["monitoring.coreos.com/v1", "policy.linkerd.io/v1alpha1"];
 
-/// `helm lint`, and everything that the chart renders with several values files, as the API server sees it.
+/// `helm lint`, and everything that the charts render with several values files, as the API server sees it.
 pub async fn chart_renders(bed: &Bed) -> Result<()> {
-    let root = project_root()?;
-    let chart = root.join("charts/serin");
-    let chart = chart.to_str().context("the path is not UTF-8")?;
-    let files = root.join("e2e/manifests/chart-values");
     for namespace in ["chart-a", "chart-b", "chart-home"] {
         bed.namespace(namespace).await?;
     }
+    renders(bed, "serin", "chart-values").await?;
+    renders(bed, "loadtester", "loadtester-values").await
+}
+
+async fn renders(bed: &Bed, chart: &str, files: &str) -> Result<()> {
+    let root = project_root()?;
+    let path = root.join("charts").join(chart);
+    let chart = path.to_str().context("the path is not UTF-8")?;
+    let files = root.join("e2e/manifests").join(files);
     let mut values = vec![None];
     for entry in std::fs::read_dir(files)? {
         values.push(Some(entry?.path().to_string_lossy().into_owned()));

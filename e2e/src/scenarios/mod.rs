@@ -10,6 +10,7 @@ mod gates;
 mod gateway_splits;
 mod handover;
 mod installed;
+mod loadtester;
 mod own_route;
 mod rollouts;
 mod serin_starts;
@@ -331,13 +332,19 @@ pub const ALL: &[Scenario] = &[
         Shared,
         "chart-renders",
         installed::chart_renders,
-        "helm lint, and every object that the chart renders is one that the API server takes"
+        "helm lint, and every object that the charts render is one that the API server takes"
     ),
     scenario!(
         Shared,
         "kustomize-base",
         installed::kustomize_base,
         "the Kustomize base is the chart with its defaults, and the API server takes it"
+    ),
+    scenario!(
+        Shared,
+        "loadtester",
+        loadtester::run,
+        "the load tester sends a canary's only visitors, refuses what needs a shell, and keeps a gate through restarts"
     ),
     scenario!(
         Alone,
