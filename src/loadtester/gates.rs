@@ -24,7 +24,9 @@ pub enum GateKind {
 }
 
 impl GateKind {
-    fn word(self) -> &'static str {
+    /// In a key, and to people.
+    #[must_use]
+    pub fn word(self) -> &'static str {
         match self {
             Self::Gate => "gate",
             Self::Rollback => "rollback",

@@ -129,13 +129,13 @@ async fn at_gate(
             let open = matches!(deed, Deed::Open);
             office.gates.set(&gate, open).await.map(|()| {
                 let state = if open { "open" } else { "closed" };
-                tracing::info!(canary = ?payload, gate = ?kind, "{state}");
+                tracing::info!(canary = ?payload, "{} {state}", kind.word());
                 said(StatusCode::ACCEPTED, state)
             })
         }
     };
     answer.unwrap_or_else(|error| {
-        tracing::error!(canary = ?payload, gate = ?kind, %error, "the gates can't be reached");
+        tracing::error!(canary = ?payload, %error, "the gates can't be reached");
         let text = format!("the gates can't be reached: {error}");
         (StatusCode::SERVICE_UNAVAILABLE, text)
     })

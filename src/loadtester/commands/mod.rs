@@ -165,7 +165,7 @@ fn step(pipeline: &[Vec<String>], after_success: bool) -> Result<Step, CommandEr
     let (program, reader) = PROGRAMS
         .into_iter()
         .find(|(known, _)| *known == base)
-        .ok_or_else(|| CommandError::Foreign(name.clone()))?;
+        .ok_or_else(|| foreign(name))?;
     let wrong = |message| CommandError::Wrong { program, message };
     let mut action = reader(words).map_err(wrong)?;
     for filter in filters {
@@ -173,10 +173,10 @@ fn step(pipeline: &[Vec<String>], after_success: bool) -> Result<Step, CommandEr
             return Err(wrong("nothing follows the |".to_owned()));
         };
         let Action::Fetch(fetch) = &mut action else {
-            return Err(CommandError::Foreign(name.clone()));
+            return Err(foreign(name));
         };
         if name != "grep" {
-            return Err(CommandError::Foreign(name.clone()));
+            return Err(foreign(name));
         }
         let filter = curl::filter(words).map_err(|message| CommandError::Wrong {
             program: "grep",
@@ -189,6 +189,11 @@ fn step(pipeline: &[Vec<String>], after_success: bool) -> Result<Step, CommandEr
         action,
         after_success,
     })
+}
+
+/// A program that is not ours; of an assignment before it the value is not repeated.
+fn foreign(name: &str) -> CommandError {
+    CommandError::Foreign(name.split('=').next().unwrap_or(name).to_owned())
 }
 
 /// The one word that is to be left when all options are read.

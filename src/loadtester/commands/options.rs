@@ -20,6 +20,22 @@ pub(super) enum Meaning<T> {
 /// One option and all its names, without dashes.
 pub(super) struct Known<T: 'static>(pub &'static [&'static str], pub Meaning<T>);
 
+/// Options whose values may be secrets: no error repeats them.
+const UNTOLD: [&str; 12] = [
+    "H",
+    "h",
+    "header",
+    "rpc-header",
+    "a",
+    "u",
+    "user",
+    "m",
+    "metadata",
+    "b",
+    "cookie",
+    "d",
+];
+
 /// How short options may be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
@@ -128,11 +144,16 @@ fn apply<T>(
             .next()
             .ok_or_else(|| format!("option {shown} needs a value"))?,
     };
-    if let Meaning::Value(set) = meaning {
-        set(into, value)
-            .map_err(|expected| format!("option {shown}: expected {expected}, found {value:?}"))?;
-    }
-    Ok(())
+    let Meaning::Value(set) = meaning else {
+        return Ok(());
+    };
+    set(into, value).map_err(|expected| {
+        if UNTOLD.contains(&name) {
+            format!("option {shown}: expected {expected}")
+        } else {
+            format!("option {shown}: expected {expected}, found {value:?}")
+        }
+    })
 }
 
 fn dashed(name: &str) -> String {
