@@ -61,11 +61,16 @@ pub async fn run(
         }
         let (passed, output) = match &step.action {
             Action::Load { plan, pace } => {
-                let what = format!("{}, {}", step.shown(), described(pace));
-                let tally = Arc::new(Tally::new(Some(observer())));
-                progress.set(step.shown(), Arc::clone(&tally));
-                generator::run(plan, pace, destinations, &tally, stop).await;
-                (tally.answered() > 0, tally.report(&what))
+                match generator::prepared(plan, destinations, pace.timeout).await {
+                    Err(why) => (false, format!("{}: {why}\n", step.shown())),
+                    Ok(plan) => {
+                        let what = format!("{}, {}", step.shown(), described(pace));
+                        let tally = Arc::new(Tally::new(Some(observer())));
+                        progress.set(step.shown(), Arc::clone(&tally));
+                        generator::run(&plan, pace, destinations, &tally, stop).await;
+                        (tally.answered() > 0, tally.report(&what))
+                    }
+                }
             }
             Action::Health { plan, timeout } => {
                 match generator::check_health(plan, destinations, *timeout).await {

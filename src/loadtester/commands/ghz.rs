@@ -1,5 +1,5 @@
 //! `ghz`: load by unary calls of a gRPC method. Without `--call`, and as `grpc.health.v1.Health/Check`, it is the standard health check;
-//! any other method is called with an empty message.
+//! any other method is called with an empty message, or with data that server reflection says how to write.
 
 use super::options::{Known, Meaning, Style, count, duration, rate, read as read_options, seconds};
 use super::{Action, USER_AGENT, default_header, headers, only};
@@ -175,7 +175,7 @@ const OPTIONS: &[Known<Draft>] = &[
             "rmd",
             "reflect-metadata",
         ],
-        Meaning::Refused("load is constant, calls are unary, and there is no reflection"),
+        Meaning::Refused("load is constant, and calls are unary"),
     ),
 ];
 
@@ -228,16 +228,12 @@ pub(super) fn read(words: &[String]) -> Result<Action, String> {
     };
     let rest = read_options(OPTIONS, Style::Joined, words, &mut draft)?;
     let (host, port) = address(&only(rest, "host:port")?)?;
-    let message = if draft.call == HEALTH_CHECK {
-        health_message(draft.data["service"].as_str().unwrap_or_default())
-    } else if draft.data.as_object().is_none_or(serde_json::Map::is_empty) {
-        health_message("")
+    let empty = draft.data.as_object().is_none_or(serde_json::Map::is_empty);
+    let (message, data) = if draft.call == HEALTH_CHECK {
+        let service = draft.data["service"].as_str().unwrap_or_default();
+        (health_message(service), None)
     } else {
-        return Err(format!(
-            "option --data is possible with {} alone; {} can be called with an empty message",
-            &HEALTH_CHECK[1..],
-            &draft.call[1..]
-        ));
+        (health_message(""), (!empty).then_some(draft.data))
     };
     default_header(&mut draft.metadata, "user-agent", USER_AGENT);
     let (headers, _) = headers(draft.metadata)?;
@@ -253,6 +249,7 @@ pub(super) fn read(words: &[String]) -> Result<Action, String> {
             authority: draft.authority,
             path: draft.call,
             message,
+            data,
             headers,
         }),
         pace: Pace {

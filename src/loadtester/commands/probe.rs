@@ -123,6 +123,7 @@ pub(super) fn read(words: &[String]) -> Result<Action, String> {
             authority: None,
             path: HEALTH_CHECK.to_owned(),
             message: health_message(&draft.service),
+            data: None,
             headers,
         },
         timeout: draft.connect + draft.answer,

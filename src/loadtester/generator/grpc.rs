@@ -1,6 +1,8 @@
-//! Unary calls of gRPC over HTTP/2: one length-prefixed message each way, the status in the trailers.
+//! Unary calls of gRPC over HTTP/2: one length-prefixed message each way, the status in the trailers. A message that is given as JSON is
+//! written by what the server tells of itself (server reflection, `v1` or the older `v1alpha`).
 
 use super::connect::{Destinations, Tls, connect, of_hyper};
+use super::message::{MessageError, Types, all_bytes, bytes_field};
 use super::{Answer, Code, Exchange, Failure};
 use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, TE};
 use ::http::{HeaderMap, Method, Request, StatusCode, Uri};
@@ -8,10 +10,16 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Longest answer of which the message is kept.
-const LONGEST_MESSAGE: usize = 64 * 1024;
+/// Longest answer of which the message is kept: descriptors are the longest.
+const LONGEST_MESSAGE: usize = 4 * 1024 * 1024;
+/// How often a server is asked for one more description.
+const MOST_QUESTIONS: usize = 64;
+/// `Unimplemented`.
+const UNIMPLEMENTED: u32 = 12;
 
 /// What is called.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +36,8 @@ pub struct GrpcPlan {
     pub path: String,
     /// The request, encoded.
     pub message: Bytes,
+    /// The request as JSON, which [`super::prepared`] encodes into `message`.
+    pub data: Option<Value>,
     /// Metadata.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -228,6 +238,85 @@ pub(super) async fn check_health(
         3 => Err("the service says SERVICE_UNKNOWN".to_owned()),
         _ => Err("the service says UNKNOWN".to_owned()),
     }
+}
+
+/// The plan with its JSON encoded.
+///
+/// # Errors
+/// If the server does not say how, or the JSON does not fit, in words.
+pub(super) async fn prepared(
+    plan: &GrpcPlan,
+    destinations: &Arc<Destinations>,
+) -> Result<GrpcPlan, String> {
+    let Some(data) = &plan.data else {
+        return Ok(plan.clone());
+    };
+    let method = plan.path.trim_start_matches('/');
+    let mut missing = method
+        .split_once('/')
+        .map_or(method, |(service, _)| service)
+        .to_owned();
+    let mut types = Types::default();
+    let mut asked = BTreeSet::new();
+    while asked.insert(missing.clone()) && asked.len() <= MOST_QUESTIONS {
+        for file in describe(plan, destinations, &missing).await? {
+            types.add(&file).map_err(|error| error.to_string())?;
+        }
+        match types.request(method, data) {
+            Ok(message) => {
+                return Ok(GrpcPlan {
+                    message: message.into(),
+                    data: None,
+                    ..plan.clone()
+                });
+            }
+            Err(MessageError::Unknown(what)) if what != method => missing = what,
+            Err(MessageError::Unknown(_)) => return Err(format!("there is no method {method}")),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Err(format!("the server does not describe {missing}"))
+}
+
+/// Asks a server for the files that describe a service or a type.
+async fn describe(
+    plan: &GrpcPlan,
+    destinations: &Arc<Destinations>,
+    symbol: &str,
+) -> Result<Vec<Vec<u8>>, String> {
+    let mut message = Vec::new();
+    bytes_field(4, symbol.as_bytes(), &mut message);
+    for version in ["v1", "v1alpha"] {
+        let question = GrpcPlan {
+            path: format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"),
+            message: message.clone().into(),
+            ..plan.clone()
+        };
+        let reply = Worker::new(Arc::new(question), Arc::clone(destinations))
+            .call()
+            .await
+            .map_err(|failure| failure.words().to_owned())?;
+        if reply.status == UNIMPLEMENTED {
+            continue;
+        }
+        if reply.status != 0 {
+            return Err(format!(
+                "the answer to server reflection is {}",
+                Code::Grpc(reply.status)
+            ));
+        }
+        let answers = all_bytes(&reply.message, 4).unwrap_or_default();
+        let files: Vec<Vec<u8>> = answers
+            .into_iter()
+            .flat_map(|answer| all_bytes(answer, 1).unwrap_or_default())
+            .map(<[u8]>::to_vec)
+            .collect();
+        if files.is_empty() {
+            return Err(format!("the server does not describe {symbol}"));
+        }
+        return Ok(files);
+    }
+    Err("the server has no reflection, by which a message with data would be written; without --data it would be empty".to_owned())
 }
 
 #[cfg(test)]

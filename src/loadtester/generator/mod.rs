@@ -5,6 +5,7 @@
 mod connect;
 mod grpc;
 mod http;
+mod message;
 mod tally;
 
 pub use connect::{Destinations, NotAllowed, Tls};
@@ -80,6 +81,28 @@ impl Plan {
             Self::Grpc(plan) => &plan.host,
         }
     }
+}
+
+/// A plan that can be run: what the server has to be asked for first is in it.
+///
+/// # Errors
+/// If the server does not say it, in words.
+pub async fn prepared(
+    plan: &Plan,
+    destinations: &Arc<Destinations>,
+    timeout: Option<Duration>,
+) -> Result<Plan, String> {
+    let Plan::Grpc(grpc) = plan else {
+        return Ok(plan.clone());
+    };
+    let prepared = grpc::prepared(grpc, destinations);
+    match timeout {
+        None => prepared.await,
+        Some(timeout) => tokio::time::timeout(timeout, prepared)
+            .await
+            .unwrap_or_else(|_| Err(Failure::Timeout.words().to_owned())),
+    }
+    .map(Plan::Grpc)
 }
 
 /// Sends one load to its end: enough requests, enough time, or `stop`.

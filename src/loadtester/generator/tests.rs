@@ -1,5 +1,6 @@
 //! The generator against real servers on loopback: HTTP/1.1, HTTP/2, TLS and gRPC.
 #![allow(clippy::unwrap_used)]
+use super::message::{bytes_field, tests as message_tests};
 use super::*;
 use crate::demo::access::{Certificates, TlsListener};
 use crate::loadtester::commands::{self, Action};
@@ -134,10 +135,16 @@ impl Server {
                 &format!("http://localhost:{}/new", self.address.port()),
             ),
             "/grpc.health.v1.Health/Check" if body.as_ref() == b"\0\0\0\0\x04\x0a\x02no" => {
-                grpc(b"\0\0\0\0\x02\x08\x02", 0)
+                grpc(&b"\0\0\0\0\x02\x08\x02"[..], 0)
             }
-            "/grpc.health.v1.Health/Check" => grpc(b"\0\0\0\0\x02\x08\x01", 0),
-            "/pkg.Service/Method" => grpc(b"", 14),
+            "/grpc.health.v1.Health/Check" => grpc(&b"\0\0\0\0\x02\x08\x01"[..], 0),
+            "/pkg.Service/Method" => grpc("", 14),
+            // Only the older version is there, as with many servers.
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
+                grpc(described(&body), 0)
+            }
+            path if path.starts_with("/grpc.reflection.") => grpc("", 12),
+            "/shop.v1.Orders/Place" => grpc(&b"\0\0\0\0\0"[..], 0),
             "/token" if body.as_ref() == b"test" => text(200, "{\n  \"token\": \"x\"\n}"),
             _ => text(200, "OK"),
         })
@@ -152,11 +159,27 @@ impl Server {
     }
 }
 
-fn grpc(message: &'static [u8], status: u32) -> Response<Body> {
+/// The answer of server reflection: one file, or the error that there is none.
+fn described(question: &[u8]) -> Vec<u8> {
+    let known = question.ends_with(b"shop.v1.Orders");
+    let mut answer = Vec::new();
+    if known {
+        let mut files = Vec::new();
+        bytes_field(1, &message_tests::file(), &mut files);
+        bytes_field(4, &files, &mut answer);
+    } else {
+        bytes_field(7, b"\x08\x05", &mut answer);
+    }
+    let mut framed = vec![0];
+    framed.extend_from_slice(&u32::try_from(answer.len()).unwrap().to_be_bytes());
+    framed.extend_from_slice(&answer);
+    framed
+}
+
+fn grpc(message: impl Into<Bytes>, status: u32) -> Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from(status));
-    let body =
-        Full::new(Bytes::from_static(message)).with_trailers(async move { Some(Ok(trailers)) });
+    let body = Full::new(message.into()).with_trailers(async move { Some(Ok(trailers)) });
     let mut response = Response::new(body.boxed());
     response
         .headers_mut()
@@ -481,4 +504,77 @@ async fn one_request_gives_its_body() {
     };
     let (status, body) = fetch(&asked.plan, &Arc::default(), None, 8).await.unwrap();
     assert_eq!((status, body.as_slice()), (200, &b"{\n  \"tok"[..]));
+}
+
+#[tokio::test]
+async fn data_is_written_as_the_server_says() {
+    let server = Server::start(true).await;
+    let at = server.address;
+    let prepare = async |line: String| {
+        let steps = commands::parse(&line).unwrap();
+        let Action::Load { plan, .. } = &steps[0].action else {
+            panic!()
+        };
+        let allowed = Arc::default();
+        let plan = prepared(plan, &allowed, None).await?;
+        let tally = Arc::new(Tally::new(None));
+        let pace = Pace {
+            workers: 1,
+            rate: None,
+            requests: Some(2),
+            time: None,
+            timeout: None,
+        };
+        run(&plan, &pace, &allowed, &tally, &CancellationToken::new()).await;
+        Ok::<_, String>(tally)
+    };
+    let call =
+        |method: &str, data: &str| format!("ghz --insecure --call {method} -d '{data}' {at}");
+    let tally = prepare(call(
+        "shop.v1.Orders/Place",
+        r#"{"item_id": "ab", "count": 2}"#,
+    ))
+    .await
+    .unwrap();
+    assert_eq!(tally.answers_with(Code::Grpc(0)), 2);
+    let sent = server.seen().pop().unwrap();
+    assert_eq!(sent.path, "/shop.v1.Orders/Place");
+    let both = [
+        &b"\0\0\0\0\x06\x0a\x02ab\x10\x02"[..],
+        &b"\0\0\0\0\x06\x10\x02\x0a\x02ab"[..],
+    ];
+    assert!(both.contains(&sent.body.as_ref()), "{sent:?}");
+    for (line, told) in [
+        (
+            call("shop.v1.Orders/Place", r#"{"colour": 1}"#),
+            "shop.v1.Order has no field \"colour\"",
+        ),
+        (
+            call("shop.v1.Orders/Cancel", r#"{"count": 1}"#),
+            "there is no method shop.v1.Orders/Cancel",
+        ),
+        (
+            call("shop.v1.Orders/Watch", r#"{"count": 1}"#),
+            "shop.v1.Orders/Watch is a stream",
+        ),
+        (
+            call("shop.v1.Orders/Place", r#"{"elsewhere": {"a": 1}}"#),
+            "the server does not describe other.Thing",
+        ),
+        (
+            call("bank.Accounts/Open", r#"{"a": 1}"#),
+            "the server does not describe bank.Accounts",
+        ),
+    ] {
+        let Err(error) = prepare(line.clone()).await else {
+            panic!("{line}")
+        };
+        assert!(error.starts_with(told), "{line}: {error}");
+    }
+    let plain = Server::start(false).await;
+    let line = format!(
+        "ghz --insecure --call a.B/C -d '{{\"x\": 1}}' {}",
+        plain.address
+    );
+    assert!(prepare(line).await.is_err());
 }
