@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::loadtester::generator::HttpVersion;
+use proptest::prelude::*;
 
 fn one(line: &str) -> Step {
     let mut steps = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -475,5 +476,14 @@ fn no_error_repeats_what_may_be_a_secret() {
     ] {
         let error = parse(line).unwrap_err().to_string();
         assert!(!error.contains("secret"), "{line}: {error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_line_is_it_is_answered(line in r#"(hey|wrk|ghz|curl|grpc_health_probe|)( (-{0,2}[a-zA-Z0-9é=]{0,4}|['"\\\\|;&$#]|http://a:1/|\PC{0,6})){0,6}"#) {
+        if let Err(error) = parse(&line) {
+            prop_assert!(!error.to_string().is_empty());
+        }
     }
 }
