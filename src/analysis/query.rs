@@ -67,7 +67,7 @@ pub struct SecretName {
 }
 
 /// Which backend to ask, and how.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ProviderConfig {
     /// The backend.
     pub provider_type: MetricProviderType,

@@ -16,8 +16,7 @@ use tokio::sync::Semaphore;
 
 /// How many answers of one canary are kept. A check asks for a few metrics and hooks; this is several checks.
 const KEPT_ANSWERS: usize = 128;
-/// Queries, and hook calls, that are under way at the same time.
-const QUERIES: usize = 32;
+/// Hook calls that are under way at the same time. Queries have a desk that sees to that, see [`crate::providers::desk`].
 const CALLS: usize = 256;
 /// What a call may take beyond its attempts: the waits between them.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -39,7 +38,6 @@ pub struct Asker {
     api: KubeApi,
     hooks: Hooks,
     metrics: MetricSources,
-    queries: Semaphore,
     calls: Semaphore,
 }
 
@@ -53,7 +51,6 @@ impl Asker {
             api,
             hooks,
             metrics,
-            queries: Semaphore::new(QUERIES),
             calls: Semaphore::new(CALLS),
         })
     }
@@ -109,7 +106,6 @@ impl Asker {
     async fn answer(&self, canary: &CanaryKey, request: Request) -> Option<Finding> {
         match request {
             Request::Metric(query) => {
-                let _permit = self.queries.acquire().await.ok()?;
                 let measurement = self.metrics.measure(canary, &query).await;
                 Some(Finding::Metric {
                     measurement,
@@ -117,7 +113,6 @@ impl Asker {
                 })
             }
             Request::Probe(query) => {
-                let _permit = self.queries.acquire().await.ok()?;
                 let answer = tokio::time::timeout(PROBING, self.metrics.probe(canary, &query))
                     .await
                     .unwrap_or_else(|_| {
@@ -184,4 +179,83 @@ fn gave_up(call: &HookCall) -> HookAnswer {
         "no answer after {} attempts",
         call.retries.saturating_add(1)
     ))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::analysis::{Limits, Measurement, MetricKind, MetricQuery, Origin, ProviderConfig};
+    use crate::controller::cache::Caches;
+    use crate::controller::metrics::Telemetry;
+    use crate::providers::QueryRequest;
+    use crate::providers::desk::Ask;
+    use futures::future::BoxFuture;
+    use tokio::time::Instant;
+
+    /// A backend that takes two seconds.
+    struct Slow;
+
+    impl Ask for Slow {
+        fn ask(&self, _: QueryRequest) -> BoxFuture<'_, Measurement> {
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                Measurement::Value(1.0)
+            })
+        }
+
+        fn probe(&self, _: QueryRequest) -> BoxFuture<'_, Result<(), String>> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    fn asker() -> (Arc<Asker>, Arc<Queue>) {
+        crate::providers::http::install_crypto();
+        // Nobody is there; nothing in these tests asks the API server.
+        let nowhere = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let api = KubeApi::following(tokio::sync::watch::channel(nowhere).1).unwrap();
+        let queue = Arc::new(Queue::default());
+        let telemetry = Arc::new(Telemetry::new("kubernetes"));
+        let caches = Caches::new(api.clone(), Vec::new(), Arc::clone(&queue), telemetry);
+        let metrics = MetricSources::new(caches, Arc::new(Slow));
+        let hooks = Hooks::new("test").unwrap();
+        (Asker::new(api, Arc::clone(&queue), hooks, metrics), queue)
+    }
+
+    fn metric(number: usize) -> Need {
+        Need {
+            key: format!("metric/{number}"),
+            request: Request::Metric(Box::new(MetricQuery {
+                name: format!("metric-{number}"),
+                kind: MetricKind::Value,
+                origin: Origin::Inline,
+                provider: ProviderConfig::default(),
+                query: format!("metric_{number}"),
+                interval: Duration::from_mins(1),
+                limits: Limits::default(),
+            })),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_metrics_of_one_step_are_asked_at_the_same_time_and_the_canary_wakes_once_all_answered()
+     {
+        let (asker, queue) = asker();
+        let canary = CanaryKey::new("test", "web");
+        let begun = Instant::now();
+        asker.ask("uid", &canary, (0..6).map(metric).collect());
+        // The same needs of a later pass of the same round ask nothing.
+        asker.ask("uid", &canary, (0..6).map(metric).collect());
+        assert_eq!(queue.next().await, canary);
+        assert_eq!(begun.elapsed().as_secs(), 2);
+        let answers = asker.answers("uid");
+        assert_eq!(answers.len(), 6);
+        assert!(answers.iter().all(|(_, finding)| matches!(
+            finding,
+            Finding::Metric {
+                measurement: Measurement::Value(_),
+                ..
+            }
+        )));
+    }
 }

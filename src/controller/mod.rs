@@ -228,7 +228,7 @@ pub async fn run(
         Arc::clone(&telemetry),
         tenure.clone(),
     );
-    let metrics = sources::MetricSources::new(Arc::clone(&caches), providers);
+    let metrics = sources::MetricSources::new(Arc::clone(&caches), Arc::new(providers));
     let controller = Arc::new(Controller {
         settings: Arc::new(options.settings.clone()),
         queue: Arc::clone(&queue),

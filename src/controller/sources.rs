@@ -5,45 +5,53 @@ use super::cache::Caches;
 use super::queue::CanaryKey;
 use crate::analysis::{Measurement, MetricQuery, SecretName};
 use crate::object::{Reading, kinds};
-use crate::providers::{Credentials, Providers, QueryRequest};
+use crate::providers::desk::{Ask, Desk};
+use crate::providers::{Credentials, QueryRequest};
 use jiff::Timestamp;
 use std::sync::Arc;
 
 /// Answers metrics queries.
 pub struct MetricSources {
     caches: Arc<Caches>,
-    providers: Providers,
+    desk: Desk,
 }
 
 impl MetricSources {
-    /// Reads Secrets through `caches`.
+    /// Reads Secrets through `caches`, and asks `backends`.
     #[must_use]
-    pub fn new(caches: Arc<Caches>, providers: Providers) -> Self {
-        Self { caches, providers }
+    pub fn new(caches: Arc<Caches>, backends: Arc<dyn Ask>) -> Self {
+        Self {
+            caches,
+            desk: Desk::new(backends),
+        }
     }
 
     /// Asks the query's backend.
     pub async fn measure(&self, canary: &CanaryKey, query: &MetricQuery) -> Measurement {
-        match self.credentials_of(canary, query).await {
+        match self.request(canary, query).await {
             Err(why) => Measurement::Error(why),
-            Ok(credentials) => {
-                self.providers
-                    .measure(query, credentials, Timestamp::now())
-                    .await
-            }
+            Ok(request) => self.desk.ask(&canary.to_string(), request).await,
         }
     }
 
     /// Whether the query's backend can be reached and lets us in.
     pub async fn probe(&self, canary: &CanaryKey, query: &MetricQuery) -> Result<(), String> {
-        let request = QueryRequest {
+        let request = self.request(canary, query).await?;
+        self.desk.probe(&canary.to_string(), request).await
+    }
+
+    async fn request(
+        &self,
+        canary: &CanaryKey,
+        query: &MetricQuery,
+    ) -> Result<QueryRequest, String> {
+        Ok(QueryRequest {
             config: query.provider.clone(),
             credentials: self.credentials_of(canary, query).await?,
             query: query.query.clone(),
             interval: query.interval,
             now: Timestamp::now(),
-        };
-        self.providers.probe(&request).await
+        })
     }
 
     async fn credentials_of(

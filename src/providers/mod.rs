@@ -1,8 +1,8 @@
 //! The metrics backends: one file for each, one line in [`provider_for`].
 //!
 //! ```text
-//!   MetricQuery + Credentials ─▶ Providers::measure ─▶ the backend's file ─▶ Http ─▶ Measurement
-//!                                        └─ no data? ─▶ diagnose: one more question, to say why
+//!   QueryRequest ─▶ Desk ─▶ Providers::ask ─▶ the backend's file ─▶ Http ─▶ Measurement
+//!                                 └─ no data? ─▶ diagnose: at most two more questions, to say why
 //! ```
 //!
 //! A backend answers with a [`Measurement`] and nothing else: what can't be asked or understood is `Error`, an answer without a value is
@@ -10,6 +10,7 @@
 //! names and no other, and are never printed.
 
 mod datadog;
+pub mod desk;
 mod dynatrace;
 mod exchange;
 mod graphite;
@@ -20,7 +21,7 @@ mod prometheus;
 mod secrets;
 mod splunk;
 
-use crate::analysis::{Measurement, MetricQuery, ProviderConfig};
+use crate::analysis::{Measurement, ProviderConfig};
 use crate::api::MetricProviderType;
 use crate::object::Object;
 use base64::Engine;
@@ -76,6 +77,13 @@ impl Credentials {
             .filter(|text| !text.is_empty())
     }
 
+    /// All keys with their texts.
+    fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(key, text)| (key.as_str(), text.as_str()))
+    }
+
     /// The keys, for messages.
     #[must_use]
     pub fn keys(&self) -> Vec<&str> {
@@ -117,7 +125,8 @@ pub trait Provider: Sync {
         request: &'a QueryRequest,
     ) -> BoxFuture<'a, Result<(), String>>;
 
-    /// Why the question had no answer, by at most one more question; `None` where nothing can be said.
+    /// Why the question had no answer, by at most two more questions: one sentence without a full stop, bounded and without anything
+    /// secret. `None` where nothing can be said.
     fn diagnose<'a>(
         &'a self,
         _http: &'a Http,
@@ -180,25 +189,7 @@ impl Providers {
         }
     }
 
-    /// Asks the query of a metric. `credentials` is the data of the Secret that `query.provider.secret` names. Where the backend has
-    /// no data, one more question finds out why.
-    pub async fn measure(
-        &self,
-        query: &MetricQuery,
-        credentials: Option<Credentials>,
-        now: Timestamp,
-    ) -> Measurement {
-        let request = QueryRequest {
-            config: query.provider.clone(),
-            credentials,
-            query: query.query.clone(),
-            interval: query.interval,
-            now,
-        };
-        self.ask(&request).await
-    }
-
-    /// Like [`Providers::measure`], for a request that is already made. No text of the answer holds a credential of the request.
+    /// Asks the question. Where the backend has no data, it is asked why. No text of the answer holds a credential of the request.
     pub async fn ask(&self, request: &QueryRequest) -> Measurement {
         let secrets = Secrets::of(request);
         match self.ask_openly(request).await {

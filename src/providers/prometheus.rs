@@ -60,33 +60,17 @@ impl Provider for Prometheus {
         request: &'a QueryRequest,
     ) -> BoxFuture<'a, Option<String>> {
         Box::pin(async {
-            let (name, selector) = first_selector(&request.query)?;
-            let mark = |expression: String, what: &str| {
-                format!("label_replace({expression}, \"found\", \"{what}\", \"\", \"\")")
-            };
-            let question = format!(
-                "{} or {}",
-                mark(format!("count({name})"), "name"),
-                mark(format!("count({name}{selector})"), "selector")
-            );
-            let samples = ask(http, request, &question).await.ok()?;
-            let count = |what: &str| {
-                samples
-                    .iter()
-                    .find(|sample| sample.found == what)
-                    .map(|sample| sample.value)
-            };
-            Some(match (count("name"), count("selector")) {
-                (None, _) => format!(
-                    "Prometheus knows no metric {name}: is it scraped, and is the name right?"
-                ),
-                (Some(all), None) => {
-                    format!("Prometheus has {all} series of {name}, but none matches {selector}")
+            let selector = Selector::first_of(&request.query)?;
+            let counts = Counts::ask(http, request, &selector).await?;
+            let second = counts.second_question(&selector);
+            let found = match &second {
+                Some(Second::Labels) => Found::Labels(labels(http, request, selector.name).await),
+                Some(Second::Growth(question)) => {
+                    Found::Growth(ask(http, request, question).await.ok())
                 }
-                (Some(_), Some(matching)) => format!(
-                    "{matching} series of {name} match, but they give no value: rate() needs two samples inside of its range"
-                ),
-            })
+                None => Found::Nothing,
+            };
+            Some(counts.explained(&selector, &found))
         })
     }
 }
@@ -97,7 +81,7 @@ struct Sample {
     value: f64,
     /// Seconds since 1970.
     at: f64,
-    /// The label `found`, by which [`Prometheus::diagnose`] tells its two counts apart.
+    /// The label `found`, by which [`Counts`] are told apart.
     found: String,
 }
 
@@ -133,9 +117,17 @@ pub(super) fn read(status: u16, body: &[u8]) -> Measurement {
 }
 
 fn call(request: &QueryRequest, query: &str) -> Result<Call, String> {
-    let mut url = exchange::url(request, "/api/v1/query")?;
-    url.query_pairs_mut()
-        .append_pair("query", &collapsed(query));
+    call_to(request, "/api/v1/query", &[("query", &collapsed(query))])
+}
+
+/// A call to an endpoint of the API.
+fn call_to(
+    request: &QueryRequest,
+    path: &str,
+    parameters: &[(&str, &str)],
+) -> Result<Call, String> {
+    let mut url = exchange::url(request, path)?;
+    url.query_pairs_mut().extend_pairs(parameters);
     let mut headers = exchange::headers(request)?;
     if let Some(credentials) = &request.credentials {
         let text = if let Some(token) = credentials.get("token") {
@@ -270,32 +262,275 @@ fn number(sample: &Value) -> Result<(f64, f64), String> {
     }
 }
 
-/// The first metric of a query with its selector: `name` and `{…}`. A name counts if a selector or a range follows it directly.
-fn first_selector(query: &str) -> Option<(&str, &str)> {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-    let mut at = 0;
-    while let Some(c) = query[at..].chars().next() {
-        if c == '"' || c == '\'' || c == '`' {
-            at += closed(&query[at..])?;
-        } else if is_name(c) {
-            let rest = &query[at..];
-            let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
-            let (name, after) = rest.split_at(end);
-            if !c.is_ascii_digit() {
-                if after.starts_with('{') {
-                    let length = selector_length(after)?;
-                    return Some((name, &after[..length]));
-                }
-                if after.starts_with('[') {
-                    return Some((name, ""));
-                }
-            }
-            at += end;
-        } else {
-            at += c.len_utf8();
+/// The labels that the series of a metric have had in the last hour; the first of them that people would look for.
+async fn labels(http: &Http, request: &QueryRequest, name: &str) -> Option<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Names {
+        data: Vec<String>,
+    }
+    let end = request.now.as_second();
+    let (start, end) = ((end - 3600).to_string(), end.to_string());
+    let parameters = [
+        ("match[]", name),
+        ("start", start.as_str()),
+        ("end", end.as_str()),
+    ];
+    let call = call_to(request, "/api/v1/labels", &parameters).ok()?;
+    let answer = http.send(&call).await.ok()?;
+    let names: Names = serde_json::from_slice(&answer.body).ok()?;
+    Some(names.data)
+}
+
+/// The first metric of a query: `name{matchers}[range]`.
+#[derive(Debug, PartialEq)]
+struct Selector<'a> {
+    name: &'a str,
+    /// With its braces; empty where there are none.
+    text: &'a str,
+    /// What stands between them.
+    matchers: Vec<&'a str>,
+    range: Option<&'a str>,
+}
+
+/// Matchers that are looked at one by one.
+const MOST_MATCHERS: usize = 8;
+/// Labels that are told.
+const MOST_LABELS: usize = 8;
+/// Longest matcher that is told, in characters.
+const MAX_MATCHER: usize = 120;
+
+/// How many series there are: of the metric, of those that match all of the selector, and of those that match one part of it.
+struct Counts {
+    all: Option<f64>,
+    matching: Option<f64>,
+    parts: Vec<Option<f64>>,
+}
+
+/// What is asked after the counts.
+#[derive(Debug, PartialEq)]
+enum Second {
+    /// Which labels the series have.
+    Labels,
+    /// By how much the series grew.
+    Growth(String),
+}
+
+/// What came of it.
+enum Found {
+    Nothing,
+    Labels(Option<Vec<String>>),
+    Growth(Option<Vec<Sample>>),
+}
+
+impl Counts {
+    async fn ask(http: &Http, request: &QueryRequest, selector: &Selector<'_>) -> Option<Self> {
+        let samples = ask(http, request, &selector.counting()).await.ok()?;
+        let count = |what: &str| {
+            samples
+                .iter()
+                .find(|sample| sample.found == what)
+                .map(|sample| sample.value)
+        };
+        Some(Self {
+            all: count("all"),
+            matching: count("matching"),
+            parts: (0..selector.parts().len())
+                .map(|place| count(&place.to_string()))
+                .collect(),
+        })
+    }
+
+    /// The first part of the selector that fits no series.
+    fn culprit<'a>(&self, selector: &Selector<'a>) -> Option<&'a str> {
+        match selector.parts() {
+            [] => selector.matchers.first().copied(),
+            parts => parts
+                .iter()
+                .zip(&self.parts)
+                .find(|(_, count)| count.is_none())
+                .map(|(part, _)| *part),
         }
     }
-    None
+
+    fn second_question(&self, selector: &Selector<'_>) -> Option<Second> {
+        match (self.all, self.matching) {
+            (Some(_), None) => self.culprit(selector).map(|_| Second::Labels),
+            (Some(_), Some(_)) => selector.range.map(|range| {
+                let Selector { name, text, .. } = selector;
+                Second::Growth(format!("sum(increase({name}{text}[{range}]))"))
+            }),
+            (None, _) => None,
+        }
+    }
+
+    fn explained(&self, selector: &Selector<'_>, found: &Found) -> String {
+        let name = selector.name;
+        let Some(all) = self.all else {
+            return format!(
+                "Prometheus knows no metric {name}: is it scraped, and is the name right?"
+            );
+        };
+        let Some(matching) = self.matching else {
+            return match self.culprit(selector) {
+                Some(part) => unmatched(name, all, part, found),
+                None => format!(
+                    "each part of {} fits some of the {all} series of {name}, but none fits all of it",
+                    cut(selector.text, 2 * MAX_MATCHER)
+                ),
+            };
+        };
+        let range = selector.range.unwrap_or_default();
+        match found {
+            Found::Growth(Some(grown)) => match grown.last() {
+                Some(sample) if sample.value > 0.0 => format!(
+                    "{matching} series of {name} match and grew within {range}, so another part of the query has no value"
+                ),
+                Some(_) => format!(
+                    "there was no traffic: {matching} series of {name} match, and none of them grew within {range}"
+                ),
+                None => format!(
+                    "{matching} series of {name} match, but none has two samples within {range}: look back over at least two scrapes"
+                ),
+            },
+            _ => {
+                format!("{matching} series of {name} match, but the query as a whole has no value")
+            }
+        }
+    }
+}
+
+/// Why a part of a selector fits none of the series.
+fn unmatched(name: &str, all: f64, part: &str, found: &Found) -> String {
+    let label = part
+        .split(['=', '!', '~'])
+        .next()
+        .unwrap_or_default()
+        .trim();
+    let part = cut(part, MAX_MATCHER);
+    let Found::Labels(Some(labels)) = found else {
+        return format!("none of the {all} series of {name} matches {part}");
+    };
+    if labels.iter().any(|known| known == label) {
+        return format!(
+            "none of the {all} series of {name} matches {part}; they have the label, with other values"
+        );
+    }
+    let mut told: Vec<&str> = labels
+        .iter()
+        .map(String::as_str)
+        .filter(|known| *known != "__name__")
+        .collect();
+    let more = told.len() > MOST_LABELS;
+    told.truncate(MOST_LABELS);
+    format!(
+        "none of the {all} series of {name} has the label {}; they have {}{}",
+        cut(label, MAX_MATCHER),
+        cut(&told.join(", "), 2 * MAX_MATCHER),
+        if more { " and others" } else { "" },
+    )
+}
+
+/// The text, or its beginning.
+fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+impl<'a> Selector<'a> {
+    /// The first metric of a query. A name counts if a selector or a range follows it directly.
+    fn first_of(query: &'a str) -> Option<Self> {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+        let mut at = 0;
+        while let Some(c) = query[at..].chars().next() {
+            if c == '"' || c == '\'' || c == '`' {
+                at += closed(&query[at..])?;
+            } else if is_name(c) {
+                let rest = &query[at..];
+                let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+                let (name, after) = rest.split_at(end);
+                if !c.is_ascii_digit() && after.starts_with(['{', '[']) {
+                    return Self::read(name, after);
+                }
+                at += end;
+            } else {
+                at += c.len_utf8();
+            }
+        }
+        None
+    }
+
+    fn read(name: &'a str, after: &'a str) -> Option<Self> {
+        let length = if after.starts_with('{') {
+            selector_length(after)?
+        } else {
+            0
+        };
+        let (text, rest) = after.split_at(length);
+        let range = rest
+            .strip_prefix('[')
+            .and_then(|rest| rest.split_once(']'))
+            .map(|(range, _)| range)
+            // A subquery's range says nothing about single series.
+            .filter(|range| !range.contains(':'));
+        Some(Self {
+            name,
+            text,
+            matchers: matchers(text),
+            range,
+        })
+    }
+
+    /// The matchers that are worth a count of their own.
+    fn parts(&self) -> &[&'a str] {
+        match self.matchers.len() {
+            2..=MOST_MATCHERS => &self.matchers,
+            _ => &[],
+        }
+    }
+
+    /// One question for all counts.
+    fn counting(&self) -> String {
+        let name = self.name;
+        let mark = |selector: &str, what: &str| {
+            format!("label_replace(count({name}{selector}), \"found\", \"{what}\", \"\", \"\")")
+        };
+        let mut counts = vec![mark("", "all"), mark(self.text, "matching")];
+        let parts = self.parts().iter().enumerate();
+        counts.extend(parts.map(|(place, part)| mark(&format!("{{{part}}}"), &place.to_string())));
+        counts.join(" or ")
+    }
+}
+
+/// The matchers of a selector such as `{a="b", c=~"d"}`.
+fn matchers(selector: &str) -> Vec<&str> {
+    let inner = selector
+        .strip_prefix('{')
+        .and_then(|rest| rest.strip_suffix('}'))
+        .unwrap_or_default();
+    let mut found = Vec::new();
+    let (mut start, mut at) = (0, 0);
+    while let Some(c) = inner[at..].chars().next() {
+        match c {
+            '"' | '\'' | '`' => match closed(&inner[at..]) {
+                Some(length) => at += length,
+                None => break,
+            },
+            ',' => {
+                found.push(&inner[start..at]);
+                at += 1;
+                start = at;
+            }
+            c => at += c.len_utf8(),
+        }
+    }
+    found.push(&inner[start..]);
+    found
+        .into_iter()
+        .map(str::trim)
+        .filter(|matcher| !matcher.is_empty())
+        .collect()
 }
 
 /// Length of the quoted text at the start.
@@ -349,24 +584,63 @@ mod tests {
     }
 
     #[test]
-    fn the_first_metric_of_a_query_is_found_with_its_selector() {
-        let cases = [
+    fn the_first_metric_of_a_query_is_found_with_its_selector_and_range() {
+        type Parts<'a> = (&'a str, &'a str, &'a [&'a str], Option<&'a str>);
+        let cases: [(&str, Option<Parts<'_>>); 9] = [
             (
-                "sum(rate(http_requests{app=\"a}\", x=~\"1\\\"}\"}[1m])) / sum(x)",
-                Some(("http_requests", "{app=\"a}\", x=~\"1\\\"}\"}")),
+                "sum(rate(http_requests{app=\"a},\", x=~\"1\\\"}\"}[1m])) / sum(x)",
+                Some((
+                    "http_requests",
+                    "{app=\"a},\", x=~\"1\\\"}\"}",
+                    &["app=\"a},\"", "x=~\"1\\\"}\""],
+                    Some("1m"),
+                )),
             ),
-            ("100 - rate(a:b[5m])", Some(("a:b", ""))),
+            ("100 - rate(a:b[5m])", Some(("a:b", "", &[], Some("5m")))),
+            (
+                "max(a{b='c',}[5m:1m])",
+                Some(("a", "{b='c',}", &["b='c'"], None)),
+            ),
+            ("x{}", Some(("x", "{}", &[], None))),
             ("vector(1)", None),
             ("x{", None),
             (
                 "label_replace(up{a='b'}, \"c{\", \"\", \"\", \"\")",
-                Some(("up", "{a='b'}")),
+                Some(("up", "{a='b'}", &["a='b'"], None)),
             ),
             ("\"unclosed", None),
             ("é{}", None),
         ];
         for (query, expected) in cases {
-            assert_eq!(first_selector(query), expected, "{query}");
+            let expected = expected.map(|(name, text, matchers, range)| Selector {
+                name,
+                text,
+                matchers: matchers.to_vec(),
+                range,
+            });
+            assert_eq!(Selector::first_of(query), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn no_sentence_is_long_whatever_the_query_is() {
+        let long = "é".repeat(5000);
+        let query = format!("rate(x{{a=\"{long}\", b=\"{long}\"}}[1m])");
+        let selector = Selector::first_of(&query).unwrap();
+        let labels = || Found::Labels(Some(vec!["l".repeat(500); 500]));
+        for (matching, parts, found) in [
+            (None, vec![None, Some(1.0)], labels()),
+            (None, vec![None, Some(1.0)], Found::Nothing),
+            (None, vec![Some(1.0), Some(1.0)], Found::Nothing),
+            (Some(1.0), vec![Some(1.0), Some(1.0)], Found::Growth(None)),
+        ] {
+            let counts = Counts {
+                all: Some(4.0),
+                matching,
+                parts,
+            };
+            let sentence = counts.explained(&selector, &found);
+            assert!(sentence.chars().count() < 500, "{sentence}");
         }
     }
 
@@ -385,8 +659,8 @@ mod tests {
         }
 
         #[test]
-        fn any_query_has_a_first_metric_or_none(query in "[a-z{}\\[\\]\"'`\\\\()é1 ]{0,40}") {
-            let _ = first_selector(&query);
+        fn any_query_has_a_first_metric_or_none(query in "[a-z,={}\\[\\]\"'`\\\\()é1 ]{0,40}") {
+            let _ = Selector::first_of(&query).map(|selector| selector.counting());
         }
     }
 }

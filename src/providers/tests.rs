@@ -332,44 +332,140 @@ async fn a_redirect_never_carries_credentials_to_another_host() {
     assert_eq!(providers().ask(&request).await, Measurement::Value(1.0));
 }
 
+/// What the server of a diagnosis knows: counts by their mark, the labels of the metric, and the growth of what matches.
+#[derive(Clone, Copy)]
+struct Knows {
+    counts: &'static [(&'static str, &'static str)],
+    labels: &'static [&'static str],
+    growth: &'static [&'static str],
+}
+
 #[tokio::test]
-async fn no_data_is_explained_by_one_more_question() {
-    let counts = |found: &'static [(&'static str, &'static str)]| {
-        move |_: usize, query: &str| {
+async fn no_data_is_explained_by_at_most_two_more_questions() {
+    const QUERY: &str =
+        "sum(rate(requests{kubernetes_namespace=\"test\", app=~\"web\"}[1m])) / vector(0)";
+    let nothing = Knows {
+        counts: &[],
+        labels: &[],
+        growth: &[],
+    };
+    let of_two = [("all", "4"), ("0", "4"), ("1", "4"), ("matching", "2")].as_slice();
+    let cases = [
+        (
+            nothing,
+            "Prometheus knows no metric requests: is it scraped, and is the name right?",
+            2,
+        ),
+        (
+            Knows {
+                counts: &[("all", "4"), ("1", "4")],
+                labels: &["__name__", "namespace", "pod"],
+                ..nothing
+            },
+            "none of the 4 series of requests has the label kubernetes_namespace; they have namespace, pod",
+            3,
+        ),
+        (
+            Knows {
+                counts: &[("all", "4"), ("0", "4")],
+                labels: &["__name__", "app"],
+                ..nothing
+            },
+            "none of the 4 series of requests matches app=~\"web\"; they have the label, with other values",
+            3,
+        ),
+        (
+            Knows {
+                counts: &[("all", "4"), ("0", "2"), ("1", "2")],
+                ..nothing
+            },
+            "each part of {kubernetes_namespace=\"test\", app=~\"web\"} fits some of the 4 series of requests, but none fits all of it",
+            2,
+        ),
+        (
+            Knows {
+                counts: of_two,
+                growth: &["0"],
+                ..nothing
+            },
+            "there was no traffic: 2 series of requests match, and none of them grew within 1m",
+            3,
+        ),
+        (
+            Knows {
+                counts: of_two,
+                ..nothing
+            },
+            "2 series of requests match, but none has two samples within 1m: look back over at least two scrapes",
+            3,
+        ),
+        (
+            Knows {
+                counts: of_two,
+                growth: &["7"],
+                ..nothing
+            },
+            "2 series of requests match and grew within 1m, so another part of the query has no value",
+            3,
+        ),
+    ];
+    for (knows, expected, questions) in cases {
+        let server = Server::start(move |_, query| {
+            if query.is_empty() {
+                return json!({"status": "success", "data": knows.labels})
+                    .to_string()
+                    .into_response();
+            }
+            if query.starts_with("sum(increase(requests{") {
+                return vector(knows.growth).into_response();
+            }
             if !query.contains("label_replace") {
                 return vector(&[]).into_response();
             }
-            let result: Vec<_> = found
+            let result: Vec<_> = knows
+                .counts
                 .iter()
                 .map(|(what, value)| json!({"metric": {"found": what}, "value": [1, value]}))
                 .collect();
             json!({"status": "success", "data": {"resultType": "vector", "result": result}})
                 .to_string()
                 .into_response()
-        }
-    };
-    let cases: [(&'static [(&str, &str)], &str); 3] = [
-        (
-            &[],
-            "no values found; Prometheus knows no metric up: is it scraped, and is the name right?",
-        ),
-        (
-            &[("name", "4")],
-            "no values found; Prometheus has 4 series of up, but none matches {app=\"a\"}",
-        ),
-        (
-            &[("name", "4"), ("selector", "2")],
-            "no values found; 2 series of up match, but they give no value: rate() needs two samples inside of its range",
-        ),
-    ];
-    for (found, expected) in cases {
-        let server = Server::start(counts(found)).await;
+        })
+        .await;
+        let request = QueryRequest {
+            query: QUERY.to_owned(),
+            ..server.request("")
+        };
         assert_eq!(
-            providers().ask(&server.request("")).await,
-            Measurement::NoData(expected.to_owned())
+            providers().ask(&request).await,
+            Measurement::NoData(format!("no values found; {expected}"))
         );
-        assert_eq!(server.seen().len(), 2);
+        assert_eq!(server.seen().len(), questions, "{expected}");
     }
+}
+
+#[tokio::test]
+async fn a_diagnosis_that_fails_takes_nothing_away_and_one_that_is_slow_ends() {
+    let server = Server::start(|_, query| {
+        if query.contains("label_replace") {
+            (StatusCode::UNPROCESSABLE_ENTITY, "too many samples").into_response()
+        } else {
+            vector(&[]).into_response()
+        }
+    })
+    .await;
+    let none = Measurement::NoData("no values found".to_owned());
+    assert_eq!(providers().ask(&server.request("")).await, none);
+    let slow = Server::slow(Duration::from_millis(300), |_, _| {
+        vector(&[]).into_response()
+    })
+    .await;
+    let begun = std::time::Instant::now();
+    let Measurement::NoData(why) = providers().ask(&slow.request("")).await else {
+        panic!("expected no data")
+    };
+    assert!(why.starts_with("no values found"), "{why}");
+    assert!(begun.elapsed() < Duration::from_secs(2));
 }
 
 #[tokio::test]
