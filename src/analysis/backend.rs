@@ -80,7 +80,7 @@ const fn timed(
 }
 
 /// The table.
-pub static NEEDS: [Needs; 11] = [
+pub static NEEDS: [Needs; 12] = [
     needs(
         MetricProviderType::Prometheus,
         Address::Controller("http://prometheus.monitoring:9090"),
@@ -137,6 +137,10 @@ pub static NEEDS: [Needs; 11] = [
         MetricProviderType::Splunk,
         Address::Needed("https://api.REALM.signalfx.com"),
         &["sf_token_key"],
+    ),
+    needs(
+        MetricProviderType::Scrape,
+        Address::Fixed("the pods behind the canary's Service are read"),
     ),
 ];
 

@@ -14,6 +14,7 @@ pub mod alert;
 mod backend;
 mod builtin;
 mod query;
+pub mod sampling;
 pub mod template;
 mod verdict;
 

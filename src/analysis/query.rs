@@ -2,6 +2,7 @@
 
 use super::backend::{interval_problem, provider_problems};
 use super::builtin::{DurationUnit, Names, metrics_provider, observer_for};
+use super::sampling::{SCRAPE, ScrapeQuery, scrape_options};
 use super::template::{TemplateContext, render};
 use crate::api::{
     Canary, CanaryMetric, CrossNamespaceRef, MetricProviderType, MetricTemplate, ProblemSeverity,
@@ -126,7 +127,7 @@ pub enum QueryProblem {
 
 /// The questions of one round, in Flagger's order: built-in and inline metrics first, then templates.
 ///
-/// `mesh_provider` and `metrics_server` are the controller's flags. An entry with `templateRef` is asked once, by its template;
+/// `mesh_provider` and `metrics_server` are the controller's flags; the latter is a URL or `scrape`, perhaps with options. An entry with `templateRef` is asked once, by its template;
 /// Flagger asks twice when such an entry also has the name of a built-in metric or an inline query.
 #[must_use]
 pub fn queries(
@@ -195,6 +196,10 @@ impl Asker<'_> {
         if let Some(reference) = &metric.template_ref {
             return self.templated(metric, reference);
         }
+        let server = self.canary.spec.metrics_server_or(self.metrics_server);
+        if let Some(options) = scrape_options(server) {
+            return self.scraped(metric, options);
+        }
         let inline = metric.query.as_deref().filter(|query| !query.is_empty());
         if let Some(query) = inline {
             // Flagger sends an empty query when an inline one can't be rendered; the reason helps more.
@@ -228,15 +233,96 @@ impl Asker<'_> {
                 observer.duration(names, interval),
             ),
             name => {
-                return Err(invalid(
-                    metric,
-                    format!(
-                        "Metric query failed for no usable metrics template and query were configured: metric {name:?} is not built in ({REQUEST_SUCCESS_RATE}, {REQUEST_DURATION}) and has no templateRef"
-                    ),
-                ));
+                return Err(not_built_in(metric, name));
             }
         };
         Ok(self.prometheus(metric, kind, Origin::BuiltIn { metrics_provider }, query))
+    }
+
+    /// The metric where there is no Prometheus: a built-in check, or an inline query that asks for one.
+    fn scraped(&self, metric: &CanaryMetric, options: &str) -> Result<MetricQuery, QueryProblem> {
+        let inline = metric.query.as_deref().filter(|query| !query.is_empty());
+        let (kind, origin, query) = match (inline, metric.name.as_str()) {
+            (Some(query), _) => (MetricKind::Value, Origin::Inline, query.to_owned()),
+            (None, name @ (REQUEST_SUCCESS_RATE | REQUEST_DURATION)) => (
+                if name == REQUEST_DURATION {
+                    MetricKind::Duration(DurationUnit::Milliseconds)
+                } else {
+                    MetricKind::SuccessRate
+                },
+                Origin::BuiltIn {
+                    metrics_provider: SCRAPE.to_owned(),
+                },
+                format!("{name}?{options}"),
+            ),
+            (None, name) => return Err(not_built_in(metric, name)),
+        };
+        let query = self.scrape_query(&query)?.map_err(|why| {
+            invalid(
+                metric,
+                match origin {
+                    Origin::Inline => format!(
+                        "Metric query failed for {}: metricsServer is {SCRAPE}, where no Prometheus answers: {why}",
+                        metric.name
+                    ),
+                    _ => format!("Metric query failed for {}: {why}", metric.name),
+                },
+            )
+        })?;
+        Ok(MetricQuery {
+            name: metric.name.clone(),
+            kind,
+            origin,
+            provider: self.pods(ProviderConfig::default()),
+            query,
+            interval: metric.interval(),
+            limits: Limits::of(metric, kind),
+        })
+    }
+
+    /// Asks the canary's own pods, which its Service leads to.
+    fn pods(&self, provider: ProviderConfig) -> ProviderConfig {
+        ProviderConfig {
+            provider_type: MetricProviderType::Scrape,
+            address: Some(format!(
+                "{}.{}",
+                self.canary.canary_service_name(),
+                self.canary.metadata.namespace
+            )),
+            ..provider
+        }
+    }
+
+    /// The question with what the pods' annotations say of their page, or why it is none.
+    fn scrape_query(&self, query: &str) -> Result<Result<String, String>, QueryProblem> {
+        let mut query = query.trim().to_owned();
+        let target = &self.canary.spec.target_ref;
+        let kind = match target.target_kind() {
+            TargetKind::Deployment => kinds::DEPLOYMENT,
+            TargetKind::DaemonSet => kinds::DAEMON_SET,
+            _ => return Ok(ScrapeQuery::parse(&query).map(|_| query)),
+        };
+        let name = kind.named(&self.canary.metadata.namespace, &target.name);
+        let reading = (self.lookup)(&name);
+        if let Some(why) = reading.unknown() {
+            return Err(QueryProblem::Unknown(format!("{name}: {why}")));
+        }
+        let annotations = reading
+            .object()
+            .map(|target| target.string_map("/spec/template/metadata/annotations"))
+            .unwrap_or_default();
+        for option in ["port", "path", "scheme"] {
+            let given = query
+                .split(['?', '&'])
+                .any(|part| part.trim().split('=').next() == Some(option));
+            if let Some(value) = annotations.get(&format!("prometheus.io/{option}"))
+                && !given
+            {
+                let mark = if query.contains('?') { '&' } else { '?' };
+                query = format!("{query}{mark}{option}={value}");
+            }
+        }
+        Ok(ScrapeQuery::parse(&query).map(|_| query))
     }
 
     fn prometheus(
@@ -315,12 +401,32 @@ impl Asker<'_> {
             .map_err(|error| failed(error.to_string()))?;
         let mut address = provider.address.filter(|address| !address.is_empty());
         if address.is_none() && provider.provider_type == MetricProviderType::Prometheus {
-            address = Some(
-                self.canary
-                    .spec
-                    .metrics_server_or(self.metrics_server)
-                    .to_owned(),
-            );
+            let server = self.canary.spec.metrics_server_or(self.metrics_server);
+            if scrape_options(server).is_some() {
+                return Err(failed(format!(
+                    "spec.provider.address is missing, and the metrics server is {SCRAPE}; name a Prometheus there, such as http://prometheus.monitoring:9090"
+                )));
+            }
+            address = Some(server.to_owned());
+        }
+        let mut config = ProviderConfig {
+            provider_type: provider.provider_type,
+            address,
+            secret: provider.secret_ref.map(|secret| SecretName {
+                namespace: namespace.to_owned(),
+                name: secret.name,
+            }),
+            headers: provider.headers,
+            region: provider.region,
+            insecure_skip_verify: provider.insecure_skip_verify.unwrap_or(false),
+        };
+        let mut query = query;
+        if config.provider_type == MetricProviderType::Scrape {
+            query = self.scrape_query(&query)?.map_err(failed)?;
+            config = self.pods(ProviderConfig {
+                insecure_skip_verify: config.insecure_skip_verify,
+                ..ProviderConfig::default()
+            });
         }
         Ok(MetricQuery {
             name: metric.name.clone(),
@@ -329,17 +435,7 @@ impl Asker<'_> {
                 namespace: namespace.to_owned(),
                 name: reference.name.clone(),
             },
-            provider: ProviderConfig {
-                provider_type: provider.provider_type,
-                address,
-                secret: provider.secret_ref.map(|secret| SecretName {
-                    namespace: namespace.to_owned(),
-                    name: secret.name,
-                }),
-                headers: provider.headers,
-                region: provider.region,
-                insecure_skip_verify: provider.insecure_skip_verify.unwrap_or(false),
-            },
+            provider: config,
             query,
             interval: metric.interval(),
             limits: Limits::of(metric, MetricKind::Value),
@@ -366,6 +462,15 @@ impl Asker<'_> {
             variables: metric.template_variables.clone(),
         }
     }
+}
+
+fn not_built_in(metric: &CanaryMetric, name: &str) -> QueryProblem {
+    invalid(
+        metric,
+        format!(
+            "Metric query failed for no usable metrics template and query were configured: metric {name:?} is not built in ({REQUEST_SUCCESS_RATE}, {REQUEST_DURATION}) and has no templateRef"
+        ),
+    )
 }
 
 fn invalid(metric: &CanaryMetric, message: String) -> QueryProblem {

@@ -465,3 +465,130 @@ fn a_knative_canary_asks_for_its_latest_revision() {
         query.query
     );
 }
+
+/// A lookup that knows the target with these annotations of its pods, and one template.
+fn with_target(annotations: Value, spec: Value) -> impl Fn(&crate::object::ObjectRef) -> Reading {
+    move |name| {
+        let object = match name.kind.kind.as_ref() {
+            "Deployment" => {
+                json!({"spec": {"template": {"metadata": {"annotations": annotations}}}})
+            }
+            _ => json!({
+                "apiVersion": "flagger.app/v1beta1", "kind": "MetricTemplate",
+                "metadata": {"name": name.name, "namespace": name.namespace}, "spec": spec,
+            }),
+        };
+        Reading::Present(Arc::new(Object::new(object)))
+    }
+}
+
+#[test]
+fn without_a_prometheus_the_built_in_checks_ask_the_canary_s_own_pods() {
+    let canary = canary(
+        "
+      - {name: request-success-rate, thresholdRange: {min: 99}, interval: 30s}
+      - {name: request-duration, thresholdRange: {max: 500}}
+      - {name: median, query: 'request-duration?quantile=0.5', thresholdRange: {max: 50}}
+      - {name: p90, templateRef: {name: p90}, thresholdRange: {max: 50}}
+",
+    );
+    let lookup = with_target(
+        json!({"prometheus.io/port": "9797", "prometheus.io/path": "/prom"}),
+        json!({"provider": {"type": "scrape", "insecureSkipVerify": true}, "query": "request-duration?quantile=0.9&port=1&scheme=https\n"}),
+    );
+    let found: Vec<MetricQuery> = queries(&canary, "istio", "scrape?status=code", &lookup)
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let asked: Vec<(&str, &str)> = found
+        .iter()
+        .map(|query| (query.name.as_str(), query.query.as_str()))
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            (
+                "request-success-rate",
+                "request-success-rate?status=code&port=9797&path=/prom"
+            ),
+            (
+                "request-duration",
+                "request-duration?status=code&port=9797&path=/prom"
+            ),
+            (
+                "median",
+                "request-duration?quantile=0.5&port=9797&path=/prom"
+            ),
+            (
+                "p90",
+                "request-duration?quantile=0.9&port=1&scheme=https&path=/prom"
+            ),
+        ]
+    );
+    for query in &found {
+        assert_eq!(query.provider_name(), "scrape");
+        assert_eq!(
+            query.provider.address.as_deref(),
+            Some("podinfo-canary.test")
+        );
+    }
+    assert_eq!(found[0].kind, MetricKind::SuccessRate);
+    assert_eq!(
+        found[1].kind,
+        MetricKind::Duration(DurationUnit::Milliseconds)
+    );
+    assert!(found[3].provider.insecure_skip_verify && !found[0].provider.insecure_skip_verify);
+    let unreachable = judge(&canary, &found[0], &Measurement::Error("why".into()));
+    assert_eq!(
+        unreachable.message.as_deref(),
+        Some("Metric query failed for request-success-rate: why")
+    );
+}
+
+#[test]
+fn what_needs_a_prometheus_says_so_where_there_is_none() {
+    let canary = canary(
+        "
+      - {name: errors, query: 'sum(up)', threshold: 1}
+      - {name: saturation, threshold: 1}
+      - {name: cpu, templateRef: {name: cpu}, threshold: 1}
+",
+    );
+    let lookup = with_target(
+        json!({}),
+        json!({"provider": {"type": "prometheus"}, "query": "up"}),
+    );
+    let why: Vec<String> = queries(&canary, "kubernetes", "scrape", &lookup)
+        .into_iter()
+        .map(|query| match query {
+            Err(QueryProblem::Invalid { message, .. }) => message,
+            other => panic!("expected a problem, found {other:?}"),
+        })
+        .collect();
+    assert!(
+        why[0].contains(
+            "metricsServer is scrape, where no Prometheus answers: \"sum(up)\" is not a check"
+        ),
+        "{}",
+        why[0]
+    );
+    assert!(
+        why[1].contains("\"saturation\" is not built in"),
+        "{}",
+        why[1]
+    );
+    assert!(
+        why[2].contains("spec.provider.address is missing, and the metrics server is scrape"),
+        "{}",
+        why[2]
+    );
+    let wrong = with_target(json!({"prometheus.io/port": "http"}), json!({}));
+    let canary = super::tests::canary("      - {name: request-duration}\n");
+    assert_eq!(
+        queries(&canary, "kubernetes", "scrape", &wrong),
+        [Err(QueryProblem::Invalid {
+            metric: "request-duration".into(),
+            message: "Metric query failed for request-duration: scrape: port is \"http\"; expected a number from 1 to 65535".into(),
+        })]
+    );
+}

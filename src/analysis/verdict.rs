@@ -4,7 +4,7 @@
 
 use super::template::go_number;
 use super::{Limits, MetricKind, MetricQuery, Origin};
-use crate::api::{Canary, CanaryMetric, GoDuration, Verdict};
+use crate::api::{Canary, CanaryMetric, GoDuration, MetricProviderType, Verdict};
 use std::time::Duration;
 
 /// What a metrics backend answered.
@@ -264,9 +264,12 @@ fn no_data(canary: &Canary, query: &MetricQuery, why: &str) -> String {
 }
 
 fn no_answer(query: &MetricQuery, why: &str) -> String {
+    let asks_prometheus = query.provider.provider_type == MetricProviderType::Prometheus;
     match query.origin {
-        Origin::BuiltIn { .. } => format!("Prometheus query failed: {why}"),
-        Origin::Inline => format!("Prometheus query failed for {}: {why}", query.name),
-        Origin::Template { .. } => format!("Metric query failed for {}: {why}", query.name),
+        Origin::BuiltIn { .. } if asks_prometheus => format!("Prometheus query failed: {why}"),
+        Origin::Inline if asks_prometheus => {
+            format!("Prometheus query failed for {}: {why}", query.name)
+        }
+        _ => format!("Metric query failed for {}: {why}", query.name),
     }
 }

@@ -111,8 +111,9 @@ pub struct CanarySpec {
     #[schemars(extend("enum" = PROVIDERS))]
     pub provider: Option<String>,
 
-    /// Base URL of the Prometheus server that answers built-in and inline metric queries of this canary. Default: the
-    /// controller's -metrics-server flag.
+    /// Base URL of the Prometheus server that answers built-in and inline metric queries of this canary, or scrape, perhaps
+    /// with options as in scrape?port=9797, for the metrics pages of the canary's own pods. Default: the controller's
+    /// -metrics-server flag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics_server: Option<String>,
 

@@ -105,6 +105,8 @@ string_enum! {
         Keptn = "keptn",
         /// Splunk Observability.
         Splunk = "splunk",
+        /// The canary's own pods, whose metrics pages Serin reads. Flagger has no such type.
+        Scrape = "scrape",
     }
 }
 

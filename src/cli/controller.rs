@@ -1,6 +1,8 @@
 //! `serin controller`: Flagger's flags with Flagger's defaults where they apply, the start of logging and of the runtime, and signals.
 
 use super::credentials::Credentials;
+use crate::analysis::REQUEST_DURATION;
+use crate::analysis::sampling::{ScrapeQuery, scrape_options};
 use crate::api::{AlertProviderType, GoDuration, parse_go_duration};
 use crate::controller::{self, LeaseSettings, Options};
 use crate::notify::Receiver;
@@ -37,7 +39,8 @@ pub struct ControllerArguments {
     /// Router of canaries that name none, such as gatewayapi:v1 or kubernetes.
     #[arg(long, value_name = "NAME", default_value = "istio")]
     mesh_provider: String,
-    /// Prometheus for built-in and inline metrics of canaries that name none.
+    /// Prometheus for built-in and inline metrics of canaries that name none, or scrape, perhaps with options as in scrape?port=9797: the
+    /// metrics pages of the canary's own pods.
     #[arg(long, value_name = "URL", default_value = "http://prometheus:9090")]
     metrics_server: String,
     /// Canaries that are worked on at the same time.
@@ -248,11 +251,21 @@ impl ControllerArguments {
         Ok(())
     }
 
+    /// Whether the options of `scrape` can be understood.
+    fn check_metrics_server(&self) -> anyhow::Result<()> {
+        if let Some(options) = scrape_options(&self.metrics_server) {
+            ScrapeQuery::parse(&format!("{REQUEST_DURATION}?{options}"))
+                .map_err(|why| anyhow::anyhow!("-metrics-server: {why}"))?;
+        }
+        Ok(())
+    }
+
     /// The options of a controller that is started with these flags inside of another command.
     pub fn for_options(flags: &[&str]) -> anyhow::Result<Options> {
         let command = Self::augment_args(clap::Command::new("controller").no_binary_name(true));
         let arguments = Self::from_arg_matches(&command.try_get_matches_from(flags)?)?;
         arguments.check_lease()?;
+        arguments.check_metrics_server()?;
         Ok(arguments.options(|_| None))
     }
 
@@ -404,6 +417,7 @@ pub fn run(arguments: &ControllerArguments) -> anyhow::Result<()> {
     }
     install_crypto();
     arguments.check_lease()?;
+    arguments.check_metrics_server()?;
     let options = arguments.options(|name| std::env::var(name).ok());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

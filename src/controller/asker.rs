@@ -4,6 +4,7 @@
 use super::client::KubeApi;
 use super::queue::{CanaryKey, Queue};
 use super::sources::MetricSources;
+use crate::analysis::MetricQuery;
 use crate::api::PodFailure;
 use crate::hooks::Hooks;
 use crate::rollout::{Finding, HookAnswer, HookCall, ListRef, Need, Request};
@@ -168,6 +169,11 @@ impl Asker {
         }
     }
 
+    /// From now on these metrics of the canary's own pods are sampled, and no others.
+    pub fn sample(&self, canary: &CanaryKey, metrics: &[MetricQuery]) {
+        self.metrics.sample(canary, metrics);
+    }
+
     /// The canary with this UID is gone.
     pub fn forget(&self, uid: &str) {
         self.lock().remove(uid);
@@ -185,11 +191,12 @@ fn gave_up(call: &HookCall) -> HookAnswer {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::analysis::{Limits, Measurement, MetricKind, MetricQuery, Origin, ProviderConfig};
+    use crate::analysis::{Limits, Measurement, MetricKind, Origin, ProviderConfig};
     use crate::controller::cache::Caches;
     use crate::controller::metrics::Telemetry;
     use crate::providers::QueryRequest;
     use crate::providers::desk::Ask;
+    use crate::providers::scrape::Scraper;
     use futures::future::BoxFuture;
     use tokio::time::Instant;
 
@@ -217,7 +224,9 @@ mod tests {
         let queue = Arc::new(Queue::default());
         let telemetry = Arc::new(Telemetry::new("kubernetes"));
         let caches = Caches::new(api.clone(), Vec::new(), Arc::clone(&queue), telemetry);
-        let metrics = MetricSources::new(caches, Arc::new(Slow));
+        let endpoints: Arc<Caches> = Arc::clone(&caches);
+        let scraper = Scraper::new(endpoints).unwrap();
+        let metrics = MetricSources::new(caches, Arc::new(Slow), scraper);
         let hooks = Hooks::new("test").unwrap();
         (Asker::new(api, Arc::clone(&queue), hooks, metrics), queue)
     }

@@ -8,6 +8,7 @@ use super::permissions;
 use super::queue::{CanaryKey, Queue};
 use super::store::{Lookup, Name, Phase, Store, metadata_only, name_of};
 use crate::object::{Kind, Object, ObjectRef, Reading, kinds};
+use crate::providers::scrape::Endpoints;
 use crate::rollout::{ListRef, Listing, Want};
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -674,6 +675,19 @@ impl Caches {
             tracing::warn!(kind = %kind.kind, "{why}; trying again");
         }
         store.unserved(why)
+    }
+}
+
+/// The endpoints of Services that some canary cares for; nothing is read or watched for the asking.
+impl Endpoints for Caches {
+    fn of(&self, namespace: &str, service: &str) -> Result<Vec<Arc<Object>>, String> {
+        let list = ListRef::endpoints(namespace, service);
+        let key = self.store_key(&list.kind, namespace);
+        self.lock()
+            .stores
+            .get(&key)
+            .and_then(|store| store.known_list(&list))
+            .ok_or_else(|| "they are not watched yet".to_owned())
     }
 }
 

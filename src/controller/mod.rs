@@ -35,6 +35,7 @@ use crate::notify;
 use crate::object::{Expect, Object, ObjectRef, Write, kinds};
 use crate::providers::Providers;
 use crate::providers::http::Timing;
+use crate::providers::scrape::Scraper;
 use crate::rollout::{self, Decision, Refusal, Settings, Sibling, Snapshot, Tally, Want, decide};
 use announcer::Announcer;
 use asker::Asker;
@@ -228,7 +229,10 @@ pub async fn run(
         Arc::clone(&telemetry),
         tenure.clone(),
     );
-    let metrics = sources::MetricSources::new(Arc::clone(&caches), Arc::new(providers));
+    let endpoints: Arc<Caches> = Arc::clone(&caches);
+    let scraper =
+        Scraper::new(endpoints).map_err(|error| ControllerError::Providers(error.to_string()))?;
+    let metrics = sources::MetricSources::new(Arc::clone(&caches), Arc::new(providers), scraper);
     let controller = Arc::new(Controller {
         settings: Arc::new(options.settings.clone()),
         queue: Arc::clone(&queue),
@@ -428,6 +432,7 @@ impl Controller {
                     self.asker.forget(&memory.uid);
                     self.notifier.forget(&memory.uid);
                 }
+                self.asker.sample(&key, &[]);
                 self.caches.settle(&key, &BTreeSet::new());
                 self.telemetry.forget(&key);
                 self.queue.forget(&key);
@@ -462,6 +467,7 @@ impl Controller {
                 Ok(decision) => decision,
                 Err(next) => return next,
             };
+            self.asker.sample(key, &decision.sampled);
             if !decision.needs.is_empty() {
                 self.asker.ask(object.uid(), key, decision.needs.clone());
             }

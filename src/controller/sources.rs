@@ -4,8 +4,10 @@
 use super::cache::Caches;
 use super::queue::CanaryKey;
 use crate::analysis::{Measurement, MetricQuery, SecretName};
+use crate::api::MetricProviderType;
 use crate::object::{Reading, kinds};
 use crate::providers::desk::{Ask, Desk};
+use crate::providers::scrape::Scraper;
 use crate::providers::{Credentials, QueryRequest};
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -14,22 +16,32 @@ use std::sync::Arc;
 pub struct MetricSources {
     caches: Arc<Caches>,
     desk: Desk,
+    scraper: Arc<Scraper>,
 }
 
 impl MetricSources {
-    /// Reads Secrets through `caches`, and asks `backends`.
+    /// Reads Secrets through `caches`, and asks `backends`, or the canary's own pods by `scraper`.
     #[must_use]
-    pub fn new(caches: Arc<Caches>, backends: Arc<dyn Ask>) -> Self {
+    pub fn new(caches: Arc<Caches>, backends: Arc<dyn Ask>, scraper: Arc<Scraper>) -> Self {
         Self {
             caches,
             desk: Desk::new(backends),
+            scraper,
         }
+    }
+
+    /// From now on these metrics of the canary's own pods are sampled, and no others.
+    pub fn sample(&self, canary: &CanaryKey, metrics: &[MetricQuery]) {
+        self.scraper.follow(&canary.to_string(), metrics);
     }
 
     /// Asks the query's backend.
     pub async fn measure(&self, canary: &CanaryKey, query: &MetricQuery) -> Measurement {
         match self.request(canary, query).await {
             Err(why) => Measurement::Error(why),
+            Ok(request) if request.config.provider_type == MetricProviderType::Scrape => {
+                self.scraper.measure(&canary.to_string(), &request).await
+            }
             Ok(request) => self.desk.ask(&canary.to_string(), request).await,
         }
     }

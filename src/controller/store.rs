@@ -186,6 +186,14 @@ impl Store {
         }
     }
 
+    /// A list that somebody cares for, as far as it is known.
+    #[must_use]
+    pub fn known_list(&self, list: &ListRef) -> Option<Vec<Arc<Object>>> {
+        let entry = self.lists.get(list).filter(|entry| entry.read)?;
+        let members = entry.members.values();
+        Some(members.map(|(object, _)| Arc::clone(object)).collect())
+    }
+
     /// The objects of a store that keeps all.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.entries

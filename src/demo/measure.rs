@@ -11,6 +11,7 @@
 //! between them; Prometheus extrapolates a little beyond both, which cancels out in these two.
 
 use super::world::Instances;
+use crate::analysis::sampling::{Growth, Reader, Source, Window, duration, success_rate};
 use crate::analysis::{Names, Observer, observer_for};
 use crate::api::{TargetKind, parse_go_duration};
 use axum::extract::{Query, State};
@@ -20,7 +21,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use regex::Regex;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -31,23 +32,13 @@ pub const SCRAPE_PERIOD: Duration = Duration::from_millis(500);
 const KEPT: Duration = Duration::from_mins(5);
 const METRIC: &str = "http_request_duration_seconds";
 
-/// One scrape of one series of a pod, by the status of the answers.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Sample {
-    count: f64,
-    /// Upper bound in seconds and how many answers came within it.
-    buckets: Vec<(f64, f64)>,
-}
-
-/// The series of one pod: when it was scraped, and for each status what was found.
-#[derive(Clone, Debug, Default)]
-struct Series(VecDeque<(Instant, BTreeMap<String, Sample>)>);
-
 /// What was scraped.
 pub struct Samples {
     instances: Arc<Instances>,
     /// By namespace and pod.
-    pods: Mutex<BTreeMap<(String, String), Series>>,
+    pods: Mutex<BTreeMap<(String, String), Window>>,
+    reader: Reader,
+    began: Instant,
 }
 
 impl Samples {
@@ -55,10 +46,17 @@ impl Samples {
         Arc::new(Self {
             instances,
             pods: Mutex::default(),
+            reader: Reader::new(&Source {
+                metric: Some(METRIC.to_owned()),
+                status: Some("status".to_owned()),
+                failed: "5.*".to_owned(),
+                ..Source::default()
+            }),
+            began: Instant::now(),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Series>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Window>> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -73,81 +71,23 @@ impl Samples {
                 async move {
                     let url = format!("http://{}/metrics", instance.address);
                     let text = client.get(url).send().await.ok()?.text().await.ok()?;
-                    Some(((instance.namespace, instance.pod), read(&text)))
+                    Some(((instance.namespace, instance.pod), text))
                 }
             });
             let answers = futures::future::join_all(asked).await;
-            let now = Instant::now();
+            let now = self.began.elapsed();
             let mut pods = self.lock();
-            for (pod, found) in answers.into_iter().flatten() {
-                pods.entry(pod).or_default().0.push_back((now, found));
-            }
-            pods.retain(|_, series| {
-                while series
-                    .0
-                    .front()
-                    .is_some_and(|(at, _)| now.duration_since(*at) > KEPT)
-                {
-                    series.0.pop_front();
+            for (pod, text) in answers.into_iter().flatten() {
+                if let Ok(page) = self.reader.read(&text) {
+                    pods.entry(pod).or_default().push(now, page);
                 }
-                !series.0.is_empty()
+            }
+            pods.retain(|_, window| {
+                window.forget_before(now.saturating_sub(KEPT));
+                !window.is_empty()
             });
         }
     }
-}
-
-/// The histogram of an instance's metrics page, added up over methods and paths.
-fn read(text: &str) -> BTreeMap<String, Sample> {
-    let mut found: BTreeMap<String, Sample> = BTreeMap::new();
-    for line in text.lines() {
-        let Some((name, rest)) = line.split_once('{') else {
-            continue;
-        };
-        let Some((labels, value)) = rest.rsplit_once('}') else {
-            continue;
-        };
-        let Ok(value) = value
-            .split_whitespace()
-            .next()
-            .unwrap_or_default()
-            .parse::<f64>()
-        else {
-            continue;
-        };
-        let label = |wanted: &str| {
-            labels.split(',').find_map(|pair| {
-                let (key, value) = pair.split_once('=')?;
-                (key == wanted).then(|| value.trim_matches('"'))
-            })
-        };
-        let Some(status) = label("status") else {
-            continue;
-        };
-        let sample = found.entry(status.to_owned()).or_default();
-        match name.strip_prefix(METRIC) {
-            Some("_count") => sample.count += value,
-            Some("_bucket") => {
-                let bound = match label("le") {
-                    Some("+Inf") => f64::INFINITY,
-                    Some(bound) => match bound.parse() {
-                        Ok(bound) => bound,
-                        Err(_) => continue,
-                    },
-                    None => continue,
-                };
-                match sample
-                    .buckets
-                    .iter_mut()
-                    .find(|(known, _)| known.total_cmp(&bound).is_eq())
-                {
-                    Some((_, count)) => *count += value,
-                    None => sample.buckets.push((bound, value)),
-                }
-            }
-            _ => {}
-        }
-    }
-    found
 }
 
 /// What is asked of which pods.
@@ -218,120 +158,30 @@ fn understood(query: &str) -> Option<Question> {
 }
 
 impl Samples {
-    /// The increases per second of the series that are meant, by status.
-    fn rates(&self, pods: &Pods, now: Instant) -> Vec<(String, Sample)> {
+    /// By how much the series that are meant grew.
+    fn growths(&self, pods: &Pods, now: Duration) -> Vec<Growth> {
         let Ok(pattern) = Regex::new(&format!("^(?:{})$", pods.pattern)) else {
             return Vec::new();
         };
-        let from = now.checked_sub(pods.interval);
-        let mut rates = Vec::new();
-        for ((namespace, pod), series) in self.lock().iter() {
-            if *namespace != pods.namespace || !pattern.is_match(pod) {
-                continue;
-            }
-            let within: Vec<_> = series
-                .0
-                .iter()
-                .filter(|(at, _)| from.is_none_or(|from| *at >= from))
-                .collect();
-            let statuses: std::collections::BTreeSet<&String> =
-                within.iter().flat_map(|(_, found)| found.keys()).collect();
-            for status in statuses {
-                let mut samples = within
-                    .iter()
-                    .filter_map(|(at, found)| Some((*at, found.get(status)?)));
-                let (Some((first_at, first)), Some((last_at, last))) =
-                    (samples.next(), samples.next_back())
-                else {
-                    continue;
-                };
-                let seconds = last_at.duration_since(first_at).as_secs_f64();
-                let buckets = last
-                    .buckets
-                    .iter()
-                    .map(|(bound, count)| {
-                        let before = first
-                            .buckets
-                            .iter()
-                            .find(|(known, _)| known.total_cmp(bound).is_eq())
-                            .map_or(0.0, |(_, count)| *count);
-                        (*bound, (count - before) / seconds)
-                    })
-                    .collect();
-                let count = (last.count - first.count) / seconds;
-                rates.push((status.clone(), Sample { count, buckets }));
-            }
-        }
-        rates
+        let from = now.saturating_sub(pods.interval);
+        self.lock()
+            .iter()
+            .filter(|((namespace, pod), _)| *namespace == pods.namespace && pattern.is_match(pod))
+            .filter_map(|(_, window)| window.growth(from))
+            .collect()
     }
 
-    /// The answer to a question; none where no series say anything.
-    fn evaluate(&self, question: &Question, now: Instant) -> Option<f64> {
+    /// The answer to a question; none where no series say anything, not a number without any request, as in Prometheus.
+    fn evaluate(&self, question: &Question, now: Duration) -> Option<f64> {
         match question {
             Question::One => Some(1.0),
-            Question::SuccessRate(pods) => {
-                let rates = self.rates(pods, now);
-                if rates.is_empty() {
-                    return None;
-                }
-                let sum = |good: bool| -> f64 {
-                    rates
-                        .iter()
-                        .filter(|(status, _)| !good || !status.starts_with('5'))
-                        .map(|(_, rate)| rate.count)
-                        .sum()
-                };
-                // Without any request this is not a number, as in Prometheus.
-                Some(sum(true) / sum(false) * 100.0)
-            }
+            Question::SuccessRate(pods) => success_rate(&self.growths(pods, now)),
+            // The query is in seconds.
             Question::Duration(pods) => {
-                let rates = self.rates(pods, now);
-                let mut buckets: Vec<(f64, f64)> = Vec::new();
-                for (_, rate) in rates {
-                    for (bound, count) in rate.buckets {
-                        match buckets
-                            .iter_mut()
-                            .find(|(known, _)| known.total_cmp(&bound).is_eq())
-                        {
-                            Some((_, sum)) => *sum += count,
-                            None => buckets.push((bound, count)),
-                        }
-                    }
-                }
-                if buckets.is_empty() {
-                    return None;
-                }
-                buckets.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-                Some(quantile(0.99, &buckets))
+                duration(0.99, &self.growths(pods, now)).map(|milliseconds| milliseconds / 1e3)
             }
         }
     }
-}
-
-/// The value below which this part of all observations lies, by linear interpolation inside of its bucket. Buckets are cumulative and sorted.
-fn quantile(part: f64, buckets: &[(f64, f64)]) -> f64 {
-    let all = buckets.last().map_or(0.0, |(_, count)| *count);
-    if all <= 0.0 {
-        return f64::NAN;
-    }
-    let rank = part * all;
-    let place = buckets
-        .iter()
-        .position(|(_, count)| *count >= rank)
-        .unwrap_or(buckets.len() - 1);
-    let (bound, count) = buckets[place];
-    let (lower, below) = if place == 0 {
-        (0.0, 0.0)
-    } else {
-        buckets[place - 1]
-    };
-    if bound.is_infinite() {
-        return lower;
-    }
-    if count <= below {
-        return bound;
-    }
-    lower + (bound - lower) * (rank - below) / (count - below)
 }
 
 /// The HTTP API.
@@ -360,7 +210,7 @@ fn answer(samples: &Samples, parameters: &HashMap<String, String>) -> Response {
     };
     let time = jiff::Timestamp::now().as_millisecond() as f64 / 1e3;
     let result: Vec<Value> = samples
-        .evaluate(&question, Instant::now())
+        .evaluate(&question, samples.began.elapsed())
         .map(|value| {
             let value = if value.is_nan() {
                 "NaN".to_owned()
@@ -379,6 +229,7 @@ fn answer(samples: &Samples, parameters: &HashMap<String, String>) -> Response {
 #[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
     use super::*;
+    use crate::analysis::sampling::{Bucket, Page, Requests};
 
     const NAMES: Names<'static> = Names {
         namespace: "demo",
@@ -412,45 +263,27 @@ mod tests {
     }
 
     #[test]
-    fn a_metrics_page_is_read_by_status() {
-        let page = "# TYPE http_request_duration_seconds histogram\n\
-            http_request_duration_seconds_sum{method=\"GET\",path=\"/\",status=\"200\"} 0.5\n\
-            http_request_duration_seconds_count{method=\"GET\",path=\"/\",status=\"200\"} 19\n\
-            http_request_duration_seconds_count{method=\"GET\",path=\"/a\",status=\"200\"} 1\n\
-            http_request_duration_seconds_bucket{le=\"0.01\",method=\"GET\",path=\"/\",status=\"200\"} 18\n\
-            http_request_duration_seconds_bucket{le=\"+Inf\",method=\"GET\",path=\"/\",status=\"200\"} 19\n\
-            http_request_duration_seconds_count{method=\"GET\",path=\"/\",status=\"500\"} 1\n# EOF\n";
-        let found = read(page);
-        assert_eq!(found["200"].count, 20.0);
-        assert_eq!(found["200"].buckets, [(0.01, 18.0), (f64::INFINITY, 19.0)]);
-        assert_eq!(found["500"].count, 1.0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_canary_s_rates_leave_the_primary_out() {
+    fn the_canary_s_rates_leave_the_primary_out() {
         let samples = Samples::new(Arc::default());
         let page = |good: f64, bad: f64| {
-            let sample = |count: f64, fast: f64| Sample {
-                count,
-                buckets: vec![(0.01, fast), (0.1, count), (f64::INFINITY, count)],
-            };
-            BTreeMap::from([
-                ("200".to_owned(), sample(good, good * 0.5)),
-                ("500".to_owned(), sample(bad, bad * 0.5)),
-            ])
+            let all = good + bad;
+            Page {
+                requests: Some(Requests { all, failed: bad }),
+                buckets: [(10.0, all * 0.5), (100.0, all), (f64::INFINITY, all)]
+                    .map(|(bound, count)| Bucket { bound, count })
+                    .to_vec(),
+                lacks_metric: false,
+            }
         };
-        let begin = Instant::now();
-        tokio::time::advance(Duration::from_secs(2)).await;
-        let now = Instant::now();
+        let now = Duration::from_secs(2);
         for (pod, good, bad) in [
             ("shop-6d5f9c-x2x4z", 95.0, 5.0),
             ("shop-primary-6d5f9c-a", 0.0, 50.0),
         ] {
-            let series = Series(VecDeque::from([
-                (begin, page(0.0, 0.0)),
-                (now, page(good, bad)),
-            ]));
-            samples.lock().insert(("demo".into(), pod.into()), series);
+            let mut window = Window::default();
+            window.push(Duration::ZERO, page(0.0, 0.0));
+            window.push(now, page(good, bad));
+            samples.lock().insert(("demo".into(), pod.into()), window);
         }
         let names = Names {
             target: "shop",

@@ -18,6 +18,7 @@ pub mod http;
 mod influxdb;
 mod newrelic;
 mod prometheus;
+pub mod scrape;
 mod secrets;
 mod splunk;
 
@@ -147,6 +148,7 @@ pub fn provider_for(provider_type: MetricProviderType) -> Option<&'static dyn Pr
         MetricProviderType::Graphite => Some(&graphite::Graphite),
         MetricProviderType::Dynatrace => Some(&dynatrace::Dynatrace),
         MetricProviderType::Splunk => Some(&splunk::Splunk),
+        MetricProviderType::Scrape => Some(&scrape::WithoutCanary),
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 
 use super::need::Need;
 use super::snapshot::Want;
+use crate::analysis::MetricQuery;
 use crate::api::CanaryStatus;
 use crate::object::Write;
 use jiff::Timestamp;
@@ -67,6 +68,8 @@ pub struct Decision {
     pub tallies: Vec<Tally>,
     /// What to ask before deciding again.
     pub needs: Vec<Need>,
+    /// Metrics of the canary's own pods that are to be sampled from now on, since a run will be judged by them; all others are not.
+    pub sampled: Vec<MetricQuery>,
     /// What to read before deciding again; a decision that wants something must not be carried out.
     pub wants: BTreeSet<Want>,
     /// Why nothing was decided, where something could not be read; for the log.

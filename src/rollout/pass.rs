@@ -154,6 +154,7 @@ impl Pass<'_> {
                 .retain(|told| TOLD_WITH_WRITES.contains(&told.reason));
             self.tallies.clear();
         }
+        let sampled = self.sampled();
         let wants = self.snapshot.take_missing();
         Decision {
             status: (changed || noted).then_some(self.status),
@@ -161,6 +162,7 @@ impl Pass<'_> {
             announcements: self.announcements,
             tallies: self.tallies,
             needs: self.needs,
+            sampled,
             wants,
             because: self.because,
             wake: if changed || noted {

@@ -59,6 +59,18 @@ pub struct ListRef {
     pub labels: BTreeMap<String, String>,
 }
 
+impl ListRef {
+    /// The `EndpointSlice`s of a Service.
+    #[must_use]
+    pub fn endpoints(namespace: &str, service: &str) -> Self {
+        Self {
+            kind: kinds::ENDPOINT_SLICE,
+            namespace: namespace.to_owned(),
+            labels: [("kubernetes.io/service-name".to_owned(), service.to_owned())].into(),
+        }
+    }
+}
+
 /// What is known of a list.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Listing {
@@ -318,11 +330,7 @@ impl Snapshot {
 
     /// The endpoints behind a Service of the canary's namespace, added up over its `EndpointSlice`s.
     pub fn endpoints(&self, service: &str) -> Result<Endpoints, String> {
-        let name = ListRef {
-            kind: kinds::ENDPOINT_SLICE,
-            namespace: self.canary.metadata.namespace.clone(),
-            labels: [("kubernetes.io/service-name".to_owned(), service.to_owned())].into(),
-        };
+        let name = ListRef::endpoints(&self.canary.metadata.namespace, service);
         match self.list(&name) {
             Listing::Unknown(why) => Err(why),
             Listing::Known(slices) => Ok(count_endpoints(&slices)),

@@ -408,6 +408,12 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!(
         Alone,
+        "without-prometheus",
+        rollouts::without_prometheus,
+        "without a Prometheus the pages of the canary's pods promote a good release and roll a bad one back"
+    ),
+    scenario!(
+        Alone,
         "api-budget",
         economy::api_budget,
         "an idle canary makes no request, a rollout of five steps at most 30"

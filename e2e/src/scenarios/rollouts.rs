@@ -331,6 +331,60 @@ pub async fn no_metrics(bed: &Bed) -> Result<()> {
     flawless(&shop.close().await?)
 }
 
+/// Prometheus is gone all the time: the pages of the canary's own pods are enough to promote a good release and to roll a bad one back.
+pub async fn without_prometheus(bed: &Bed) -> Result<()> {
+    let began = Instant::now();
+    bed.stop_part(Part::Prometheus).await?;
+    shop::serin(bed).await?;
+    let plan = Plan {
+        spec: json!({"metricsServer": "scrape"}),
+        ..Plan::default()
+    };
+    let shop = Shop::open(bed, "without-prometheus", plan).await?;
+    shop.release("1.1.0").await?;
+    let canary = shop.wait_phase("Succeeded").await?;
+    measured_by_pods(&canary.data["status"])?;
+    ensure!(
+        shop.image("app-primary").await? == "serin-demo-app:1.1.0",
+        "the primary runs the good release"
+    );
+    shop.wait_only("1.1.0").await?;
+    shop.release_with("1.2.0", &[("ERROR_RATE", "0.05")])
+        .await?;
+    let canary = shop.wait_phase("Failed").await?;
+    measured_by_pods(&canary.data["status"])?;
+    let cause = canary.data["status"]["history"][1]["cause"].to_string();
+    ensure!(
+        cause.contains("success rate 9"),
+        "the cause has what was measured, about 95 %: {cause}"
+    );
+    ensure!(
+        shop.image("app-primary").await? == "serin-demo-app:1.1.0",
+        "the primary is what it was"
+    );
+    shop.wait_only("1.1.0").await?;
+    println!(
+        "        promoted and rolled back without Prometheus within {:?}",
+        began.elapsed()
+    );
+    let report = shop.close().await?;
+    bed.start_part(Part::Prometheus).await?;
+    only_failed(&report, "1.2.0")
+}
+
+/// Both built-in metrics have values, and the pods gave them.
+fn measured_by_pods(status: &serde_json::Value) -> Result<()> {
+    let metrics = status["metrics"].as_array().cloned().unwrap_or_default();
+    ensure!(metrics.len() == 2, "two metrics were measured: {status}");
+    for metric in metrics {
+        ensure!(
+            metric["provider"] == "scrape" && metric["value"].is_string(),
+            "measured on the pods: {metric}"
+        );
+    }
+    Ok(())
+}
+
 /// (g) Weights edited by hand in mid-run are put back within a second, and an event names the editor.
 pub async fn edited_route(bed: &Bed) -> Result<()> {
     shop::serin(bed).await?;

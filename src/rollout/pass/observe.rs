@@ -3,10 +3,13 @@
 //! new, once; nothing else follows from it.
 
 use super::Pass;
-use crate::analysis::{self, ProviderConfig, QueryProblem};
+use crate::analysis::sampling::scrape_options;
+use crate::analysis::{self, MetricQuery, ProviderConfig, QueryProblem};
+use crate::api::MetricProviderType;
 use crate::object::ObjectRef;
 use crate::rollout::decision::Severity;
 use crate::rollout::need::{Finding, Need, Request};
+use crate::rollout::stage::Stage;
 use crate::rollout::view::View;
 use std::collections::BTreeMap;
 
@@ -100,6 +103,33 @@ impl<'a> Pass<'a> {
         self.status
             .observed
             .insert(BACKENDS.to_owned(), problems.join("; "));
+    }
+
+    /// The metrics of the canary's own pods, while a run is on its way that they will judge.
+    pub(super) fn sampled(&self) -> Vec<MetricQuery> {
+        let judged = matches!(self.stage(), Some(Stage::ScalingUp | Stage::Analysing));
+        let settings = &self.snapshot.settings;
+        let by_server = || {
+            let server = self.canary.spec.metrics_server_or(&settings.metrics_server);
+            scrape_options(server).is_some()
+        };
+        let metrics = &self.canary.spec.analysis.metrics;
+        let perhaps = by_server() || metrics.iter().any(|metric| metric.template_ref.is_some());
+        if !judged || !perhaps || self.canary.metadata.is_deleting() {
+            return Vec::new();
+        }
+        let lookup = |name: &ObjectRef| self.snapshot.object(name);
+        let queries = analysis::queries(
+            self.canary,
+            &settings.mesh_provider,
+            &settings.metrics_server,
+            &lookup,
+        );
+        queries
+            .into_iter()
+            .flatten()
+            .filter(|query| query.provider.provider_type == MetricProviderType::Scrape)
+            .collect()
     }
 
     /// What was said at the start says nothing of later.

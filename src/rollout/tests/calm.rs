@@ -108,3 +108,27 @@ fn what_can_not_be_read_starts_nothing() {
     assert_eq!(cluster.phase(), Phase::Initialized);
     cluster.readable_again().run_until(Phase::Succeeded);
 }
+
+#[test]
+fn the_canary_s_pods_are_sampled_from_their_start_to_the_verdict_and_at_no_other_time() {
+    let spec = canary_with(MEASURED, ", metricsServer: scrape");
+    let mut cluster = initialised_with(&spec);
+    assert_eq!(cluster.sampled, []);
+    cluster.deploy("podinfo:2").run_until(Phase::Succeeded);
+    let metrics = vec![SUCCESS_RATE.to_owned()];
+    assert_eq!(
+        cluster.sampled,
+        [
+            ("ScalingUp".to_owned(), metrics.clone()),
+            ("Analysing".to_owned(), metrics)
+        ]
+    );
+    cluster.forget_the_past();
+    cluster.sampled.clear();
+    an_hour_of_silence(&mut cluster);
+    assert_eq!(cluster.sampled, []);
+    // With a Prometheus nobody samples anything.
+    let mut other = progressing(MEASURED);
+    other.run_until(Phase::Succeeded);
+    assert_eq!(other.sampled, []);
+}

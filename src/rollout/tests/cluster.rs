@@ -2,7 +2,7 @@
 //! needed, status first, then the writes), brings pods up at once unless a story says otherwise, and has its own clock. Every pass is
 //! checked on the way: a cluster that is calm stays calm, and nothing is told by a pass that changes nothing.
 
-use crate::analysis::Measurement;
+use crate::analysis::{Measurement, MetricQuery};
 use crate::api::{Canary, CanaryStatus, ConditionStatus, Phase, PodFailure};
 use crate::object::{Object, ObjectRef, Patch, Reading, Write, kinds};
 use crate::rollout::{
@@ -41,6 +41,8 @@ pub struct Cluster {
     pub journal: Vec<(Phase, i64)>,
     /// Each split that the route carried, primary and canary, in order, without repetition.
     pub splits: Vec<(i64, i64)>,
+    /// The stages in which metrics of the canary's own pods were sampled, in order, without repetition, and which metrics.
+    pub sampled: Vec<(String, Vec<String>)>,
     /// All writes that were carried out.
     pub writes: Vec<Write>,
     objects: BTreeMap<ObjectRef, Object>,
@@ -86,6 +88,7 @@ impl Cluster {
             tallies: Vec::new(),
             journal: Vec::new(),
             splits: Vec::new(),
+            sampled: Vec::new(),
             writes: Vec::new(),
             objects: BTreeMap::new(),
             applied: BTreeMap::new(),
@@ -358,6 +361,7 @@ spec:
             if let Some(status) = decision.status {
                 self.write_status(&status);
             }
+            self.note_sampled(&decision.sampled);
             for write in decision.writes {
                 self.carry_out(&write);
                 self.writes.push(write);
@@ -377,6 +381,18 @@ spec:
             return changed || !open.is_empty();
         }
         panic!("a decision that never has all it wants to know");
+    }
+
+    fn note_sampled(&mut self, metrics: &[MetricQuery]) {
+        if metrics.is_empty() {
+            return;
+        }
+        let stage = self.status().run.unwrap_or_default().stage;
+        let names = metrics.iter().map(|metric| metric.name.clone()).collect();
+        let sampled = (stage, names);
+        if self.sampled.last() != Some(&sampled) {
+            self.sampled.push(sampled);
+        }
     }
 
     fn snapshot(&self) -> Snapshot {
