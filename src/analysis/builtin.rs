@@ -1,12 +1,17 @@
 //! The built-in queries for success rate and duration, one row of a table for each mesh or ingress (Flagger chapter 4.3).
 //!
-//! They are Flagger's, with four corrections. Where every request fails there is no series of good ones, and Flagger's ratio has no
+//! Where several rows may have a canary's series, one question finds out which do ([`presence_query`]), and the first of them is taken
+//! ([`choose`]): Flagger asks the one row that the provider's name stands for.
+//!
+//! They are Flagger's, with five corrections. Where every request fails there is no series of good ones, and Flagger's ratio has no
 //! value; here it is 0 %, so that the worst canary fails instead of counting as idle. Gloo, Kuma, Traefik and APISIX name their objects after the Service, so the Service's
 //! name is asked for, where Flagger asks for the target's and finds nothing when the two differ. A `DaemonSet`'s pods have one part less in
-//! their names than a Deployment's; Flagger's pattern finds the primary's pods instead of the canary's. And names are escaped inside
+//! their names than a Deployment's; Flagger's pattern finds the primary's pods instead of the canary's. Linkerd names the workload by its kind, and a `DaemonSet` is not a `deployment`. And names are escaped inside
 //! of regular expressions, so that the dot of `my.app` is a dot.
 
+use super::{REQUEST_DURATION, REQUEST_SUCCESS_RATE};
 use crate::api::{Canary, TargetKind};
+use std::collections::BTreeMap;
 
 /// The unit in which a built-in duration query answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +33,7 @@ enum Duration {
 
 /// One row of the table. Selectors use `{N}` namespace, `{T}` target, `{S}` Service, `{INGRESS}`, `{ROUTE}`; with a tilde, as in `{T~}`, the
 /// name stands in a regular expression; with an underscore, as in `{N_}`, other characters than letters, digits and _ become _. `{POD}` is what
-/// follows the target's name in its pods' names.
+/// follows the target's name in its pods' names, `{KIND}` the kind of the target in small letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observer {
     /// Name of the row.
@@ -50,6 +55,9 @@ const ENVOY_REQUESTS: &str = "envoy_cluster_upstream_rq";
 const ENVOY_DURATION: Duration = Duration::Percentile("envoy_cluster_upstream_rq_time_bucket", "");
 const ENVOY_SUCCESS: &str = r#"envoy_response_code!~"5.*""#;
 
+const TRAEFIK_GATEWAY: &str =
+    r#"service=~"(.+-svc-)?{N~}-{S~}-canary-(http-)?[0-9]+@kubernetesgateway""#;
+
 const fn envoy(name: &'static str, selector: &'static str) -> Observer {
     Observer {
         name,
@@ -63,7 +71,7 @@ const fn envoy(name: &'static str, selector: &'static str) -> Observer {
 }
 
 /// The table.
-pub const OBSERVERS: [Observer; 13] = [
+pub const OBSERVERS: [Observer; 15] = [
     Observer {
         name: "istio",
         requests: "istio_requests_total",
@@ -76,7 +84,7 @@ pub const OBSERVERS: [Observer; 13] = [
     Observer {
         name: "linkerd",
         requests: "response_total",
-        selector: r#"namespace="{N}", deployment=~"{T~}", direction="inbound""#,
+        selector: r#"namespace="{N}", {KIND}=~"{T~}", direction="inbound""#,
         success: r#"classification!="failure""#,
         duration: Duration::Percentile("response_latency_ms_bucket", ""),
         duration_selector: None,
@@ -155,7 +163,43 @@ pub const OBSERVERS: [Observer; 13] = [
         duration_selector: None,
         duration_unit: DurationUnit::Seconds,
     },
+    // The same by the labels that the Prometheus operator and most others give.
+    Observer {
+        name: "pods",
+        requests: "http_request_duration_seconds_count",
+        selector: r#"namespace="{N}", pod=~"{T~}-{POD}""#,
+        success: r#"status!~"5.*""#,
+        duration: Duration::Percentile("http_request_duration_seconds_bucket", ""),
+        duration_selector: None,
+        duration_unit: DurationUnit::Seconds,
+    },
+    // Traefik behind the Gateway API: namespace, Service and port, since 3.6 after the route's name.
+    Observer {
+        name: "traefik-gateway",
+        requests: "traefik_service_request_duration_seconds_count",
+        selector: TRAEFIK_GATEWAY,
+        success: r#"code!~"5..""#,
+        duration: Duration::Percentile(
+            "traefik_service_request_duration_seconds_bucket",
+            " * 1000",
+        ),
+        duration_selector: None,
+        duration_unit: DurationUnit::Milliseconds,
+    },
 ];
+
+/// Rows that may have the series of a canary whose routes are the Gateway API's or whose provider is `kubernetes`: any mesh or gateway may
+/// stand behind these.
+const BEHIND_ANY: [&str; 6] = [
+    "http",
+    "pods",
+    "istio",
+    "linkerd",
+    "contour",
+    "traefik-gateway",
+];
+/// Rows that may have them beside the provider's own.
+const BESIDE_OWN: [&str; 2] = ["http", "pods"];
 
 /// Which row a provider name means: by exact name or by prefix. Everything else, all `smi:*` too, has Istio's metrics.
 const BY_NAME: [(&str, bool, &str); 15] = [
@@ -206,10 +250,91 @@ pub fn observer_for(metrics_provider: &str) -> &'static Observer {
             metrics_provider == *name || *is_prefix && metrics_provider.starts_with(name)
         })
         .map_or("istio", |(_, _, row)| row);
-    OBSERVERS
+    observer_named(row).unwrap_or(&OBSERVERS[0])
+}
+
+/// The row of this name.
+#[must_use]
+pub fn observer_named(name: &str) -> Option<&'static Observer> {
+    OBSERVERS.iter().find(|observer| observer.name == name)
+}
+
+/// The rows that may have a canary's series, in the order in which they are preferred; the first is the one that is asked where nothing is
+/// known.
+#[must_use]
+pub fn candidates(metrics_provider: &str) -> Vec<&'static Observer> {
+    let own = observer_for(metrics_provider);
+    let others: &[&str] = if own.name == "http" {
+        &BEHIND_ANY
+    } else {
+        &BESIDE_OWN
+    };
+    let others = others.iter().filter_map(|name| observer_named(name));
+    let mut rows = vec![own];
+    rows.extend(others.filter(|other| other.name != own.name));
+    rows
+}
+
+/// The built-in checks that have a row each, in the order of their bits.
+const CHECKS: [&str; 2] = [REQUEST_SUCCESS_RATE, REQUEST_DURATION];
+
+/// One question for which of the rows have series for these checks. The answer is one number, a bit for each check and row.
+#[must_use]
+pub fn presence_query(checks: &[&str], rows: &[&Observer], names: Names<'_>) -> String {
+    let mut parts = Vec::new();
+    for (place, row) in rows.iter().enumerate() {
+        for check in CHECKS.iter().filter(|check| checks.contains(check)) {
+            let bit = bit(check, place, rows.len());
+            let series = row.series(check, names);
+            parts.push(format!(
+                "label_replace(count({series}) * 0 + {bit}, \"source\", \"{bit}\", \"\", \"\")"
+            ));
+        }
+    }
+    parts.push("vector(0)".to_owned());
+    format!("sum({})", parts.join(" or "))
+}
+
+fn bit(check: &str, place: usize, rows: usize) -> u32 {
+    let check = CHECKS.iter().position(|known| *known == check).unwrap_or(0);
+    1 << (check * rows + place)
+}
+
+/// The rows that are asked for these checks, by check, from the answer to [`presence_query`]: for each the row of the run before if it still has
+/// series, else the first that has some. A check that no row has series for is left out.
+#[must_use]
+pub fn choose(
+    checks: &[&str],
+    rows: &[&Observer],
+    answer: f64,
+    before: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    // Anything that is no such sum of bits says nothing.
+    let most = f64::from(1_u32 << (CHECKS.len() * rows.len()).min(31));
+    if !(0.0..most).contains(&answer) || answer.fract() != 0.0 {
+        return BTreeMap::new();
+    }
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked above"
+    )]
+    let bits = answer as u32;
+    checks
         .iter()
-        .find(|observer| observer.name == row)
-        .unwrap_or(&OBSERVERS[0])
+        .filter_map(|check| {
+            let mut present = rows
+                .iter()
+                .enumerate()
+                .filter(|(place, _)| bits & bit(check, *place, rows.len()) != 0)
+                .map(|(_, row)| row.name);
+            let first = present.clone().next()?;
+            let same = before
+                .get(*check)
+                .and_then(|before| present.find(|row| row == before));
+            Some(((*check).to_owned(), same.unwrap_or(first).to_owned()))
+        })
+        .collect()
 }
 
 /// The names that the queries ask for.
@@ -238,7 +363,9 @@ impl Names<'_> {
             ("INGRESS", self.ingress),
             ("ROUTE", self.route),
         ];
-        let mut out = selector.replace("{POD}", pod_suffix(self.kind));
+        let mut out = selector
+            .replace("{POD}", pod_suffix(self.kind))
+            .replace("{KIND}", kind_label(self.kind));
         for (key, name) in names {
             out = out
                 .replace(&format!("{{{key}}}"), &quotable(name))
@@ -255,6 +382,14 @@ fn pod_suffix(kind: TargetKind) -> &'static str {
     match kind {
         TargetKind::DaemonSet => "[0-9a-zA-Z]+",
         _ => "[0-9a-zA-Z]+(-[0-9a-zA-Z]+)",
+    }
+}
+
+/// The label by which Linkerd names a workload of this kind.
+fn kind_label(kind: TargetKind) -> &'static str {
+    match kind {
+        TargetKind::DaemonSet => "daemonset",
+        _ => "deployment",
     }
 }
 
@@ -289,6 +424,20 @@ impl Observer {
         let success = self.success;
         let all = format!("sum(rate({metric}{{{base}}}[{interval}]))");
         format!("(sum(rate({metric}{{{base}, {success}}}[{interval}])) or {all} * 0) / {all} * 100")
+    }
+
+    /// The series that a check reads.
+    #[must_use]
+    pub fn series(&self, check: &str, names: Names<'_>) -> String {
+        let base = names.fill(self.selector);
+        if check == REQUEST_DURATION {
+            let base = self.duration_selector.map_or(base, |own| names.fill(own));
+            return match self.duration {
+                Duration::Percentile(metric, _) => format!("{metric}{{{base}}}"),
+                Duration::Mean(metric) => format!("{metric}_count{{{base}}}"),
+            };
+        }
+        format!("{}{{{base}}}", self.requests)
     }
 
     /// The query for `request-duration`, in [`Observer::duration_unit`].
@@ -415,6 +564,187 @@ mod tests {
                 .is_match(pod);
             assert_eq!(found, expected, "{kind:?} {pod} {pattern}");
         }
+    }
+
+    #[test]
+    fn the_row_that_has_series_is_chosen_the_one_of_the_run_before_if_it_still_has_some() {
+        /// Provider, rows with series for the success rate and for the duration, rows of the run before, rows that are chosen.
+        type Case<'a> = (&'a str, [&'a [&'a str]; 2], [&'a str; 2], [&'a str; 2]);
+        const CASES: [Case<'_>; 14] = [
+            (
+                "gatewayapi:v1",
+                [&["http"], &["http"]],
+                ["", ""],
+                ["http", "http"],
+            ),
+            (
+                "gatewayapi:v1",
+                [&["pods"], &["pods"]],
+                ["", ""],
+                ["pods", "pods"],
+            ),
+            (
+                "gatewayapi:v1",
+                [&["pods", "http"], &["pods", "http"]],
+                ["", ""],
+                ["http", "http"],
+            ),
+            (
+                "gatewayapi:v1",
+                [&["traefik-gateway"], &["traefik-gateway"]],
+                ["", ""],
+                ["traefik-gateway", "traefik-gateway"],
+            ),
+            (
+                "gatewayapi:v1beta1",
+                [&["contour"], &["contour"]],
+                ["", ""],
+                ["contour", "contour"],
+            ),
+            (
+                "gatewayapi:v1",
+                [&["istio", "traefik-gateway"], &["istio"]],
+                ["", ""],
+                ["istio", "istio"],
+            ),
+            ("kubernetes", [&["linkerd"], &[]], ["", ""], ["linkerd", ""]),
+            // A counter without a histogram: each check has the row that has it.
+            (
+                "kubernetes",
+                [&["http", "contour"], &["contour"]],
+                ["", ""],
+                ["http", "contour"],
+            ),
+            // What was chosen before is kept while it is there.
+            (
+                "gatewayapi:v1",
+                [&["http", "istio"], &["http", "istio"]],
+                ["istio", "istio"],
+                ["istio", "istio"],
+            ),
+            (
+                "gatewayapi:v1",
+                [&["http"], &["http"]],
+                ["istio", "gone"],
+                ["http", "http"],
+            ),
+            ("gatewayapi:v1", [&[], &[]], ["http", "http"], ["", ""]),
+            // The provider's own row comes first, and the app's series are better than none.
+            (
+                "istio",
+                [&["istio", "http"], &["istio", "http"]],
+                ["", ""],
+                ["istio", "istio"],
+            ),
+            ("nginx", [&["pods"], &["pods"]], ["", ""], ["pods", "pods"]),
+            // No row of another mesh is taken for a provider that has one of its own.
+            ("nginx", [&["istio"], &["istio"]], ["", ""], ["", ""]),
+        ];
+        for (provider, present, before, expected) in CASES {
+            let rows = candidates(provider);
+            let answer: u32 = CHECKS
+                .iter()
+                .zip(present)
+                .flat_map(|(check, present)| {
+                    rows.iter()
+                        .enumerate()
+                        .filter(move |(_, row)| present.contains(&row.name))
+                        .map(move |(place, _)| (check, place))
+                })
+                .map(|(check, place)| bit(check, place, rows.len()))
+                .sum();
+            let by_check = |names: [&str; 2]| -> BTreeMap<String, String> {
+                CHECKS
+                    .iter()
+                    .zip(names)
+                    .filter(|(_, name)| !name.is_empty())
+                    .map(|(check, name)| ((*check).to_owned(), name.to_owned()))
+                    .collect()
+            };
+            assert_eq!(
+                choose(&CHECKS, &rows, f64::from(answer), &by_check(before)),
+                by_check(expected),
+                "{provider} {present:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_no_sum_of_bits_chooses_nothing() {
+        let rows = candidates("gatewayapi:v1");
+        for answer in [-1.0, 0.5, f64::NAN, f64::INFINITY, 4096.0, 1e300] {
+            assert!(
+                choose(&CHECKS, &rows, answer, &BTreeMap::new()).is_empty(),
+                "{answer}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_question_asks_for_the_series_of_all_rows_and_checks_that_are_wanted() {
+        let rows = candidates("gatewayapi:v1");
+        let query = presence_query(&CHECKS, &rows, NAMES);
+        assert!(
+            query.starts_with(
+                r#"sum(label_replace(count(http_request_duration_seconds_count{kubernetes_namespace="test", kubernetes_pod_name=~"podinfo-[0-9a-zA-Z]+(-[0-9a-zA-Z]+)"}) * 0 + 1, "source", "1", "", "") or label_replace(count(http_request_duration_seconds_bucket{"#
+            ),
+            "{query}"
+        );
+        assert!(query.ends_with(" or vector(0))"), "{query}");
+        assert_eq!(query.matches("count(").count(), 12);
+        let half = presence_query(&[REQUEST_DURATION], &rows, NAMES);
+        assert_eq!(half.matches("count(").count(), 6);
+        assert!(
+            !half.contains("http_request_duration_seconds_count"),
+            "{half}"
+        );
+    }
+
+    #[test]
+    fn the_series_of_traefik_behind_the_gateway_api_are_the_canary_s_alone() {
+        let names = Names {
+            service: "app",
+            namespace: "shop",
+            ..NAMES
+        };
+        let query = observer_named("traefik-gateway")
+            .unwrap()
+            .success_rate(names, "1m");
+        let pattern = query
+            .split_once("service=~\"")
+            .and_then(|(_, rest)| rest.split_once('"'))
+            .unwrap()
+            .0;
+        let pattern = regex::Regex::new(&format!("^(?:{pattern})$")).unwrap();
+        for (service, expected) in [
+            ("shop-app-canary-80@kubernetesgateway", true),
+            ("shop-app-canary-http-80@kubernetesgateway", true),
+            (
+                "httproute-shop-app-gw-gateway-traefik-ep-web-0-1f2e-svc-shop-app-canary-80@kubernetesgateway",
+                true,
+            ),
+            ("shop-app-primary-80@kubernetesgateway", false),
+            (
+                "httproute-shop-app-gw-gateway-traefik-ep-web-0-1f2e-wrr@kubernetesgateway",
+                false,
+            ),
+            ("shop-app-canary-80@kubernetescrd", false),
+        ] {
+            assert_eq!(pattern.is_match(service), expected, "{service}");
+        }
+    }
+
+    #[test]
+    fn linkerd_names_a_daemon_set_by_its_kind() {
+        let names = Names {
+            kind: TargetKind::DaemonSet,
+            ..NAMES
+        };
+        let query = observer_for("linkerd").success_rate(names, "1m");
+        assert!(
+            query.contains(r#"daemonset=~"podinfo", direction="inbound""#),
+            "{query}"
+        );
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! What to ask: one query for each metric of the canary, in Flagger's order, or the reason why it can't be asked.
 
 use super::backend::{interval_problem, provider_problems};
-use super::builtin::{DurationUnit, Names, metrics_provider, observer_for};
+use super::builtin::{
+    DurationUnit, Names, Observer, candidates, choose, metrics_provider, observer_for,
+    observer_named, presence_query,
+};
 use super::sampling::{SCRAPE, ScrapeQuery, scrape_options};
 use super::template::{TemplateContext, render};
 use crate::api::{
@@ -136,6 +139,24 @@ pub fn queries(
     metrics_server: &str,
     lookup: &dyn Fn(&ObjectRef) -> Reading,
 ) -> Vec<Result<MetricQuery, QueryProblem>> {
+    queries_over(
+        canary,
+        mesh_provider,
+        metrics_server,
+        &BTreeMap::new(),
+        lookup,
+    )
+}
+
+/// The same with the rows of the table of built-in queries that were chosen, by check; see [`sources`].
+#[must_use]
+pub fn queries_over(
+    canary: &Canary,
+    mesh_provider: &str,
+    metrics_server: &str,
+    observers: &BTreeMap<String, String>,
+    lookup: &dyn Fn(&ObjectRef) -> Reading,
+) -> Vec<Result<MetricQuery, QueryProblem>> {
     let metrics = &canary.spec.analysis.metrics;
     if metrics.is_empty() {
         return Vec::new();
@@ -148,6 +169,7 @@ pub fn queries(
         canary,
         mesh_provider,
         metrics_server,
+        observers,
         lookup,
         route,
     };
@@ -159,6 +181,107 @@ pub fn queries(
         .chain(templated)
         .map(|metric| asker.ask(metric))
         .collect()
+}
+
+/// Which rows of the table of built-in queries may have the series of a canary, and the question that finds out.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The question; its answer goes to [`Sources::chosen`].
+    pub query: MetricQuery,
+    checks: Vec<&'static str>,
+    rows: Vec<&'static Observer>,
+    /// What each row reads for each check, for people.
+    series: BTreeMap<(&'static str, &'static str), String>,
+}
+
+impl Sources {
+    /// The rows that are asked from now on, by check. `before` has those of the run before.
+    #[must_use]
+    pub fn chosen(
+        &self,
+        answer: f64,
+        before: &BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
+        choose(&self.checks, &self.rows, answer, before)
+    }
+
+    /// Whether each check has its row already.
+    #[must_use]
+    pub fn are_all_in(&self, chosen: &BTreeMap<String, String>) -> bool {
+        self.checks.iter().all(|check| chosen.contains_key(*check))
+    }
+
+    /// What is read for a check, as `row: series`.
+    #[must_use]
+    pub fn told(&self, check: &str, row: &str) -> String {
+        let series = self
+            .series
+            .iter()
+            .find(|((known, name), _)| *known == check && *name == row)
+            .map(|(_, series)| series.as_str());
+        format!("{row}: {}", series.unwrap_or_default())
+    }
+
+    /// The row in a text of [`Sources::told`].
+    #[must_use]
+    pub fn row_in(told: &str) -> &str {
+        told.split(':').next().unwrap_or_default()
+    }
+}
+
+/// Where the series of the built-in checks may be; `None` for a canary that has no such check, or asks its pods for them.
+#[must_use]
+pub fn sources(
+    canary: &Canary,
+    mesh_provider: &str,
+    metrics_server: &str,
+    lookup: &dyn Fn(&ObjectRef) -> Reading,
+) -> Option<Sources> {
+    let server = canary.spec.metrics_server_or(metrics_server);
+    let checks: Vec<&'static str> = [REQUEST_SUCCESS_RATE, REQUEST_DURATION]
+        .into_iter()
+        .filter(|check| {
+            canary.spec.analysis.metrics.iter().any(|metric| {
+                let inline = metric
+                    .query
+                    .as_deref()
+                    .is_some_and(|query| !query.is_empty());
+                metric.name == *check && metric.template_ref.is_none() && !inline
+            })
+        })
+        .collect();
+    if checks.is_empty() || scrape_options(server).is_some() {
+        return None;
+    }
+    let no_observers = BTreeMap::new();
+    let asker = Asker {
+        canary,
+        mesh_provider,
+        metrics_server,
+        observers: &no_observers,
+        lookup,
+        route: route(canary, lookup).ok()?,
+    };
+    let rows = candidates(&metrics_provider(canary, mesh_provider));
+    let names = asker.names();
+    let query = presence_query(&checks, &rows, names);
+    let metric = CanaryMetric {
+        name: "metrics sources".to_owned(),
+        ..CanaryMetric::default()
+    };
+    let series = checks
+        .iter()
+        .flat_map(|check| {
+            rows.iter()
+                .map(|row| ((*check, row.name), row.series(check, names)))
+        })
+        .collect();
+    Some(Sources {
+        query: asker.prometheus(&metric, MetricKind::Value, Origin::Inline, query),
+        series,
+        checks,
+        rows,
+    })
 }
 
 /// The route's name: `routeRef`, for Knative the latest revision that was created, else the target.
@@ -187,6 +310,8 @@ struct Asker<'a> {
     canary: &'a Canary,
     mesh_provider: &'a str,
     metrics_server: &'a str,
+    /// Rows that were chosen, by check.
+    observers: &'a BTreeMap<String, String>,
     lookup: &'a dyn Fn(&ObjectRef) -> Reading,
     route: String,
 }
@@ -213,15 +338,12 @@ impl Asker<'_> {
             return Ok(self.prometheus(metric, MetricKind::Value, Origin::Inline, query));
         }
         let metrics_provider = metrics_provider(self.canary, self.mesh_provider);
-        let observer = observer_for(&metrics_provider);
-        let names = Names {
-            namespace: &self.canary.metadata.namespace,
-            target: self.canary.target_name(),
-            service: self.canary.apex_name(),
-            ingress: self.ingress(),
-            route: &self.route,
-            kind: self.canary.spec.target_ref.target_kind(),
-        };
+        let observer = self
+            .observers
+            .get(&metric.name)
+            .and_then(|row| observer_named(row))
+            .unwrap_or_else(|| observer_for(&metrics_provider));
+        let names = self.names();
         let interval = metric.interval_text();
         let (kind, query) = match metric.name.as_str() {
             REQUEST_SUCCESS_RATE => (
@@ -237,6 +359,17 @@ impl Asker<'_> {
             }
         };
         Ok(self.prometheus(metric, kind, Origin::BuiltIn { metrics_provider }, query))
+    }
+
+    fn names(&self) -> Names<'_> {
+        Names {
+            namespace: &self.canary.metadata.namespace,
+            target: self.canary.target_name(),
+            service: self.canary.apex_name(),
+            ingress: self.ingress(),
+            route: &self.route,
+            kind: self.canary.spec.target_ref.target_kind(),
+        }
     }
 
     /// The metric where there is no Prometheus: a built-in check, or an inline query that asks for one.

@@ -268,6 +268,10 @@ pub struct Run {
     )]
     #[schemars(schema_with = "schema::time")]
     pub next_check_at: Option<Timestamp>,
+    /// Whose series each built-in check reads in this run, by check: a row of the table of built-in queries. Chosen at the
+    /// first check that had data, and not changed afterwards.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub observers: BTreeMap<String, String>,
     /// Number of rounds of checks made in this run.
     pub checks: i64,
     /// Verdicts of the last rounds, oldest first, true for passed; as many as failureWindow asks for.

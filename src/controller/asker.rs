@@ -106,7 +106,7 @@ impl Asker {
 
     async fn answer(&self, canary: &CanaryKey, request: Request) -> Option<Finding> {
         match request {
-            Request::Metric(query) => {
+            Request::Metric(query) | Request::Sources(query) => {
                 let measurement = self.metrics.measure(canary, &query).await;
                 Some(Finding::Metric {
                     measurement,

@@ -4,11 +4,12 @@
 
 use super::need::{Finding, HookAnswer, HookCall, HookPayload, Need, Request};
 use super::view::View;
-use crate::analysis::{self, MetricQuery, QueryProblem};
+use crate::analysis::{self, Measurement, MetricQuery, QueryProblem, Sources};
 use crate::api::{CanaryWebhook, HookType, MetricStatus, RunOutcome, Verdict};
 use crate::object::{ObjectRef, short_digest};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 /// A round of checks: everything that shares one moment.
 #[derive(Clone, Debug)]
@@ -183,7 +184,67 @@ pub(super) enum MetricsOutcome {
     /// Answers are missing; the needs were added.
     Pending,
     /// All were judged.
-    Judged(Vec<Judged>),
+    Judged {
+        /// One for each metric.
+        judged: Vec<Judged>,
+        /// Whose series the built-in checks read.
+        observers: Observers,
+    },
+}
+
+/// Whose series the built-in checks of a run read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Observers {
+    /// The row of the table of built-in queries, by check.
+    pub rows: BTreeMap<String, String>,
+    /// The same for people, with the series; only of what was chosen in this round.
+    pub told: BTreeMap<String, String>,
+}
+
+/// Whose series the built-in checks read: what the run chose before, else what has series now; the need is added where that is not known
+/// yet. Where nothing has series the checks ask as Flagger does, and the next round looks again.
+fn observers(view: &View<'_>, round: &Round, needs: &mut Vec<Need>) -> Option<Observers> {
+    let snapshot = view.snapshot;
+    let settings = &snapshot.settings;
+    let lookup = |name: &ObjectRef| snapshot.object(name);
+    let sources = analysis::sources(
+        view.canary,
+        settings.mesh_provider.as_str(),
+        settings.metrics_server.as_str(),
+        &lookup,
+    );
+    let status = view.canary.status.as_ref();
+    let run = status.and_then(|status| status.run.as_ref());
+    let kept = run.map(|run| run.observers.clone()).unwrap_or_default();
+    let Some(sources) = sources.filter(|sources| !sources.are_all_in(&kept)) else {
+        return Some(Observers {
+            rows: kept,
+            told: BTreeMap::new(),
+        });
+    };
+    let need = Need {
+        key: format!("sources/{}", round.key),
+        request: Request::Sources(Box::new(sources.query.clone())),
+    };
+    let Some(Finding::Metric { measurement, .. }) = snapshot.finding(&need) else {
+        needs.push(need);
+        return None;
+    };
+    let before: BTreeMap<String, String> = status
+        .into_iter()
+        .flat_map(|status| &status.observed)
+        .map(|(check, told)| (check.clone(), Sources::row_in(told).to_owned()))
+        .collect();
+    let mut rows = match measurement {
+        Measurement::Value(answer) => sources.chosen(*answer, &before),
+        _ => BTreeMap::new(),
+    };
+    rows.extend(kept);
+    let told = rows
+        .iter()
+        .map(|(check, row)| (check.clone(), sources.told(check, row)))
+        .collect();
+    Some(Observers { rows, told })
 }
 
 /// One metric, measured and judged.
@@ -201,10 +262,14 @@ pub(super) fn ask_metrics(view: &View<'_>, round: &Round, needs: &mut Vec<Need>)
     let snapshot = view.snapshot;
     let settings = &snapshot.settings;
     let lookup = |name: &ObjectRef| snapshot.object(name);
-    let queries = analysis::queries(
+    let Some(observers) = observers(view, round, needs) else {
+        return MetricsOutcome::Pending;
+    };
+    let queries = analysis::queries_over(
         view.canary,
         settings.mesh_provider.as_str(),
         settings.metrics_server.as_str(),
+        &observers.rows,
         &lookup,
     );
     if queries
@@ -234,7 +299,7 @@ pub(super) fn ask_metrics(view: &View<'_>, round: &Round, needs: &mut Vec<Need>)
     if pending {
         MetricsOutcome::Pending
     } else {
-        MetricsOutcome::Judged(judged)
+        MetricsOutcome::Judged { judged, observers }
     }
 }
 
@@ -245,12 +310,7 @@ fn metric_need(round: &Round, position: usize, query: &MetricQuery) -> Need {
     }
 }
 
-fn judge(
-    view: &View<'_>,
-    query: &MetricQuery,
-    measurement: &analysis::Measurement,
-    at: Timestamp,
-) -> Judged {
+fn judge(view: &View<'_>, query: &MetricQuery, measurement: &Measurement, at: Timestamp) -> Judged {
     let judgement = analysis::judge(view.canary, query, measurement);
     Judged {
         status: MetricStatus {

@@ -23,6 +23,8 @@ pub struct Need {
 pub enum Request {
     /// A metrics query.
     Metric(Box<MetricQuery>),
+    /// Which series there are for the built-in checks, a metrics query whose answer is a [`Finding::Metric`] too.
+    Sources(Box<MetricQuery>),
     /// A webhook call.
     Hook(Box<HookCall>),
     /// Whether the backend of a metric can be reached.

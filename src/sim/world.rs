@@ -1566,6 +1566,15 @@ impl World {
             Request::Pods(_) => Finding::Pods(Ok(Vec::new())),
             Request::Probe(_) if silent => Finding::Probe(Err("connection refused".to_owned())),
             Request::Probe(_) => Finding::Probe(Ok(())),
+            // The one row that the provider's name stands for is what there is.
+            Request::Sources(_) => Finding::Metric {
+                measurement: if silent {
+                    Measurement::Error("connection refused".to_owned())
+                } else {
+                    Measurement::Value(if dark { 0.0 } else { 1.0 })
+                },
+                at: self.stamp(),
+            },
             Request::Metric(query) => {
                 let measurement = if silent {
                     Measurement::Error("connection refused".to_owned())

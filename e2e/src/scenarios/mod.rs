@@ -407,6 +407,12 @@ pub const ALL: &[Scenario] = &[
         "a run waits while Prometheus is gone, and goes on when it is back"
     ),
     scenario!(
+        Shared,
+        "gateway-metrics",
+        rollouts::gateway_metrics,
+        "where nobody scrapes the app, the gateway's series are found, chosen for the run, and judge it"
+    ),
+    scenario!(
         Alone,
         "without-prometheus",
         rollouts::without_prometheus,

@@ -372,6 +372,38 @@ pub async fn without_prometheus(bed: &Bed) -> Result<()> {
     only_failed(&report, "1.2.0")
 }
 
+/// Nobody scrapes the app: the gateway's own series are found and chosen, judge a good release and a bad one, and the choice is told.
+pub async fn gateway_metrics(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    let plan = Plan {
+        scraped: false,
+        ..Plan::default()
+    };
+    let shop = Shop::open(bed, "gateway-metrics", plan).await?;
+    shop.release("1.1.0").await?;
+    let canary = shop.wait_phase("Succeeded").await?;
+    let observed = canary.data["status"]["observed"].clone();
+    for check in ["request-success-rate", "request-duration"] {
+        ensure!(
+            observed[check]
+                .as_str()
+                .is_some_and(|told| told.starts_with("traefik-gateway: ")),
+            "the gateway's series were chosen for {check}: {observed}"
+        );
+    }
+    shop.wait_only("1.1.0").await?;
+    shop.release_with("1.2.0", &[("ERROR_RATE", "0.05")])
+        .await?;
+    let canary = shop.wait_phase("Failed").await?;
+    let cause = canary.data["status"]["history"][1]["cause"].to_string();
+    ensure!(
+        cause.contains("success rate 9"),
+        "the cause has what was measured, about 95 %: {cause}"
+    );
+    shop.wait_only("1.1.0").await?;
+    only_failed(&shop.close().await?, "1.2.0")
+}
+
 /// Both built-in metrics have values, and the pods gave them.
 fn measured_by_pods(status: &serde_json::Value) -> Result<()> {
     let metrics = status["metrics"].as_array().cloned().unwrap_or_default();

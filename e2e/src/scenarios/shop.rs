@@ -98,6 +98,8 @@ pub struct Plan {
     pub kind: &'static str,
     /// Further fields of the app's container.
     pub container: Value,
+    /// Whether Prometheus scrapes the app's own pods.
+    pub scraped: bool,
     /// What is applied before the target: configs, autoscalers, routes of the user's own.
     pub beside: Vec<Value>,
 }
@@ -116,6 +118,7 @@ impl Default for Plan {
             gateway: Gateway::Traefik,
             kind: "Deployment",
             container: json!({}),
+            scraped: true,
             beside: Vec::new(),
         }
     }
@@ -131,6 +134,7 @@ pub struct Shop<'a> {
     gateway: Gateway,
     kind: &'static str,
     more_of_container: Value,
+    scraped: bool,
 }
 
 impl<'a> Shop<'a> {
@@ -148,6 +152,7 @@ impl<'a> Shop<'a> {
             gateway: plan.gateway,
             kind: plan.kind,
             more_of_container: plan.container.clone(),
+            scraped: plan.scraped,
         };
         for object in &plan.beside {
             shop.apply_json(object).await?;
@@ -219,7 +224,7 @@ impl<'a> Shop<'a> {
                 "template": {
                     "metadata": {
                         "labels": {"app": "app"},
-                        "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "8080"},
+                        "annotations": {"prometheus.io/scrape": self.scraped.to_string(), "prometheus.io/port": "8080"},
                     },
                     "spec": {"containers": [self.container(version, &[])]},
                 },

@@ -6,7 +6,7 @@ use super::reasons::with_reasons;
 use super::{Pass, clear_wait, split_of, weights};
 use crate::api::{FailureMode, HookType, Phase, Run, Strategy, Verdict};
 use crate::rollout::checks;
-use crate::rollout::checks::{HookOutcome, Judged, MetricsOutcome, Round};
+use crate::rollout::checks::{HookOutcome, Judged, MetricsOutcome, Observers, Round};
 use crate::rollout::decision::Severity;
 use crate::rollout::ladder::{NextStep, next_step};
 use crate::rollout::stage::Stage;
@@ -246,7 +246,7 @@ impl<'a> Pass<'a> {
             &mut self.needs,
         );
         let metrics = checks::ask_metrics(view, round, &mut self.needs);
-        let MetricsOutcome::Judged(judged) = metrics else {
+        let MetricsOutcome::Judged { judged, observers } = metrics else {
             return;
         };
         if hooks == HookOutcome::Pending || !self.needs.is_empty() {
@@ -266,6 +266,7 @@ impl<'a> Pass<'a> {
                 .filter_map(|one| one.message.clone()),
         );
         if !failures.is_empty() {
+            self.keep_observers(&observers);
             return self.failed_check(view, failures, &judged);
         }
         let silent = judged
@@ -288,7 +289,17 @@ impl<'a> Pass<'a> {
             }
             return;
         }
+        self.keep_observers(&observers);
         self.advance(view, round, &judged);
+    }
+
+    /// What gave values in this round is asked until the run is over.
+    fn keep_observers(&mut self, observers: &Observers) {
+        if observers.told.is_empty() {
+            return;
+        }
+        self.with_run(|run| run.observers.clone_from(&observers.rows));
+        self.status.observed.extend(observers.told.clone());
     }
 
     /// All checks of the round passed: go through the gates and take the next step of the strategy.

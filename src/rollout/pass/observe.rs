@@ -1,10 +1,12 @@
 //! What is found about the spec before anything is done: which router steers the traffic, what it lacks and the rollout goes on without,
-//! which configs both sides share, whether the metrics backends can be reached. It stands in `status.observed` and is told when it is
+//! which configs both sides share, whether the metrics backends can be reached, whose series the built-in checks read. It stands in `status.observed` and is told when it is
 //! new, once; nothing else follows from it.
 
 use super::Pass;
 use crate::analysis::sampling::scrape_options;
-use crate::analysis::{self, MetricQuery, ProviderConfig, QueryProblem};
+use crate::analysis::{
+    self, MetricQuery, ProviderConfig, QueryProblem, REQUEST_DURATION, REQUEST_SUCCESS_RATE,
+};
 use crate::api::MetricProviderType;
 use crate::object::ObjectRef;
 use crate::rollout::decision::Severity;
@@ -21,8 +23,10 @@ const ROUTER: &str = "router";
 impl<'a> Pass<'a> {
     pub(super) fn observe(&mut self, view: &View<'a>) {
         let mut observed = BTreeMap::from([(ROUTER.to_owned(), view.router.provider().to_owned())]);
-        if let Some(said) = self.status.observed.get(BACKENDS) {
-            observed.insert(BACKENDS.to_owned(), said.clone());
+        for kept in [BACKENDS, REQUEST_SUCCESS_RATE, REQUEST_DURATION] {
+            if let Some(said) = self.status.observed.get(kept) {
+                observed.insert(kept.to_owned(), said.clone());
+            }
         }
         for warning in &view.warnings {
             if self.status.observed.get(&warning.field) != Some(&warning.message) {

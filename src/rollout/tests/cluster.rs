@@ -43,6 +43,9 @@ pub struct Cluster {
     pub splits: Vec<(i64, i64)>,
     /// The stages in which metrics of the canary's own pods were sampled, in order, without repetition, and which metrics.
     pub sampled: Vec<(String, Vec<String>)>,
+    /// How often it was asked which series there are, and the metrics queries in order without repetition.
+    pub sources_asked: usize,
+    pub queries: Vec<String>,
     /// All writes that were carried out.
     pub writes: Vec<Write>,
     objects: BTreeMap<ObjectRef, Object>,
@@ -88,6 +91,8 @@ impl Cluster {
             tallies: Vec::new(),
             journal: Vec::new(),
             splits: Vec::new(),
+            sources_asked: 0,
+            queries: Vec::new(),
             sampled: Vec::new(),
             writes: Vec::new(),
             objects: BTreeMap::new(),
@@ -446,14 +451,30 @@ spec:
 
     fn answer(&mut self, need: &Need) -> Finding {
         match &need.request {
-            Request::Metric(query) => Finding::Metric {
-                measurement: self
-                    .metrics
-                    .get(&query.name)
-                    .cloned()
-                    .unwrap_or(Measurement::Value(100.0)),
-                at: self.now,
-            },
+            Request::Metric(query) => {
+                if self.queries.last() != Some(&query.query) {
+                    self.queries.push(query.query.clone());
+                }
+                Finding::Metric {
+                    measurement: self
+                        .metrics
+                        .get(&query.name)
+                        .cloned()
+                        .unwrap_or(Measurement::Value(100.0)),
+                    at: self.now,
+                }
+            }
+            Request::Sources(query) => {
+                self.sources_asked += 1;
+                Finding::Metric {
+                    measurement: self
+                        .metrics
+                        .get(&query.name)
+                        .cloned()
+                        .unwrap_or(Measurement::Value(0.0)),
+                    at: self.now,
+                }
+            }
             Request::Probe(query) => Finding::Probe(match self.metrics.get(&query.name) {
                 Some(Measurement::Error(why)) => Err(why.clone()),
                 _ => Ok(()),

@@ -416,3 +416,89 @@ fn a_fix_during_initialisation_keeps_requests_where_they_are_answered_until_its_
     assert_eq!(cluster.status().canary_weight, 0);
     assert_eq!(cluster.replicas("podinfo"), 0);
 }
+
+/// The answer to the question which series there are, for a Gateway API: bits of the rows http, pods, istio, linkerd, contour, traefik-gateway.
+fn series_of(place: u32) -> Measurement {
+    Measurement::Value(f64::from(1_u32 << place))
+}
+
+#[test]
+fn given_series_of_several_observers_when_a_run_has_data_then_its_choice_stays_to_the_end() {
+    const SOURCES: &str = "metrics sources";
+    let mut cluster = initialised(MEASURED);
+    // Nothing has series yet: Flagger's row is asked, and nothing is chosen.
+    cluster.deploy("podinfo:2").run_until_calm();
+    cluster.answer_metric(SUCCESS_RATE, Measurement::NoData("none".to_owned()));
+    cluster.advance(25);
+    assert!(cluster.status().run.unwrap().no_data_since.is_some());
+    assert!(cluster.status().run.unwrap().observers.is_empty());
+    assert!(
+        cluster
+            .queries
+            .iter()
+            .all(|query| query.contains("kubernetes_pod_name"))
+    );
+    // Traefik's are found, and a step is taken by them.
+    cluster.answer_metric(SOURCES, series_of(5));
+    cluster.answer_metric(SUCCESS_RATE, Measurement::Value(100.0));
+    cluster.advance(10);
+    assert_eq!(
+        cluster.status().run.unwrap().observers[SUCCESS_RATE],
+        "traefik-gateway"
+    );
+    let told = cluster.status().observed[SUCCESS_RATE].clone();
+    assert!(
+        told.starts_with(
+            "traefik-gateway: traefik_service_request_duration_seconds_count{service=~"
+        ),
+        "{told}"
+    );
+    assert!(
+        cluster
+            .queries
+            .last()
+            .unwrap()
+            .contains("@kubernetesgateway")
+    );
+    // The app's own come to be there, too: not in this run, and it does not even ask.
+    let asked = cluster.sources_asked;
+    cluster.answer_metric(SOURCES, series_of(0));
+    cluster.run_until(Phase::Succeeded);
+    assert_eq!(cluster.sources_asked, asked);
+    assert!(
+        cluster
+            .queries
+            .last()
+            .unwrap()
+            .contains("@kubernetesgateway")
+    );
+    assert_eq!(cluster.status().observed[SUCCESS_RATE], told);
+    // The next run keeps to what has series.
+    cluster.deploy("podinfo:3").run_until(Phase::Succeeded);
+    assert!(cluster.sources_asked > asked);
+    assert!(
+        cluster
+            .queries
+            .last()
+            .unwrap()
+            .contains("kubernetes_pod_name")
+    );
+    assert!(cluster.status().observed[SUCCESS_RATE].starts_with("http: "));
+}
+
+#[test]
+fn a_question_for_the_series_that_fails_holds_nothing_up() {
+    let mut cluster = progressing(MEASURED);
+    cluster.answer_metric(
+        "metrics sources",
+        Measurement::Error("not understood".to_owned()),
+    );
+    cluster.run_until(Phase::Succeeded);
+    assert!(
+        cluster
+            .queries
+            .iter()
+            .all(|query| query.contains("kubernetes_pod_name"))
+    );
+    assert!(!cluster.status().observed.contains_key(SUCCESS_RATE));
+}
