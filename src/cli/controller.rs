@@ -4,7 +4,7 @@ use super::credentials::Credentials;
 use crate::analysis::REQUEST_DURATION;
 use crate::analysis::sampling::{ScrapeQuery, scrape_options};
 use crate::api::{AlertProviderType, GoDuration, parse_go_duration};
-use crate::controller::{self, LeaseSettings, Options};
+use crate::controller::{self, AdmissionOptions, LeaseSettings, Options};
 use crate::notify::Receiver;
 use crate::rollout::Settings;
 use crate::routing::RoutingSettings;
@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::{Args, FromArgMatches};
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -134,6 +135,17 @@ pub struct ControllerArguments {
     /// Address that the port is opened on.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
     bind_address: IpAddr,
+    /// Port of the admission webhook, HTTPS, path /validate. Default: none, the webhook is off.
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    admission_port: u16,
+    /// Folder with tls.crt and tls.key for the admission webhook; read again when they change.
+    #[arg(long, value_name = "FOLDER", default_value = "/etc/serin/admission")]
+    admission_certificates: PathBuf,
     /// Run several replicas of which one works. The others wait for its lease.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, action = clap::ArgAction::Set)]
     enable_leader_election: bool,
@@ -352,6 +364,10 @@ impl ControllerArguments {
             alerts,
             replica,
             lease,
+            admission: (self.admission_port != 0).then(|| AdmissionOptions {
+                listen: SocketAddr::new(self.bind_address, self.admission_port),
+                certificates: self.admission_certificates.clone(),
+            }),
         }
     }
 }

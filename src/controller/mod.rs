@@ -10,6 +10,7 @@
 //! One pass at a time for each canary, `-threadiness` at once in all. A pass that panics costs its own canary a back-off and an event, never
 //! the fleet.
 
+pub mod admission;
 mod announcer;
 mod asker;
 mod cache;
@@ -20,11 +21,14 @@ pub mod metrics;
 mod notifier;
 pub mod permissions;
 mod queue;
+pub mod review;
 mod server;
 mod sources;
 mod store;
 mod tenure;
+mod tls;
 
+pub use admission::AdmissionOptions;
 pub use client::{ApiError, KubeApi, PatchType};
 pub use lease::LeaseSettings;
 pub use queue::CanaryKey;
@@ -97,6 +101,8 @@ pub struct Options {
     pub replica: String,
     /// Set to work only while holding a lease.
     pub lease: Option<LeaseSettings>,
+    /// Set to answer the API server's questions about objects that are applied.
+    pub admission: Option<AdmissionOptions>,
 }
 
 /// Why the controller could not start, or had to stop.
@@ -114,6 +120,9 @@ pub enum ControllerError {
     /// The port is taken, or the address is not ours.
     #[error("can't listen on {0}: {1}; choose another -port or --bind-address")]
     Listen(SocketAddr, #[source] std::io::Error),
+    /// The admission webhook has no certificate.
+    #[error("the certificate in {0}: {1}; expected tls.crt and tls.key")]
+    Certificate(String, String),
     /// The system gives no thread for the election.
     #[error("no thread for leader election: {0}")]
     Thread(#[source] std::io::Error),
@@ -196,6 +205,7 @@ pub async fn run(
         Arc::clone(&caches),
         server_stop.clone(),
     ));
+    admission::start(&options, server_stop.clone()).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %options.listen, mesh_provider = %options.settings.mesh_provider, "serin starts");
     caches.start();
 
@@ -216,11 +226,7 @@ pub async fn run(
         notices.clone(),
     ));
     let notifier = Notifier::new(
-        notifier::Setting {
-            own: options.alerts.clone(),
-            cluster: options.settings.cluster_name.clone(),
-            no_cross_namespace_refs: options.settings.no_cross_namespace_refs,
-        },
+        notifier::Setting::of(&options),
         notify::Sender::new(USER_AGENT, notify::Timing::default())
             .map_err(ControllerError::Http)?,
         Arc::clone(&caches),

@@ -67,6 +67,16 @@ pub struct Setting {
     pub no_cross_namespace_refs: bool,
 }
 
+impl Setting {
+    pub(super) fn of(options: &super::Options) -> Self {
+        Self {
+            own: options.alerts.clone(),
+            cluster: options.settings.cluster_name.clone(),
+            no_cross_namespace_refs: options.settings.no_cross_namespace_refs,
+        }
+    }
+}
+
 /// Sends alerts.
 pub struct Notifier {
     setting: Setting,

@@ -98,7 +98,20 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- dict "rules" $rules | toJson -}}
 {{- end -}}
 
+{{- define "serin.admission" -}}
+{{- printf "%s-admission" (include "serin.fullname" . | trunc 53 | trimSuffix "-") -}}
+{{- end -}}
+
+{{- define "serin.admissionSecret" -}}
+{{- default (include "serin.admission" .) .Values.admission.existingSecret -}}
+{{- end -}}
+
 {{- define "serin.check" -}}
+{{- with .Values.admission -}}
+{{- if and .enabled .existingSecret (not .caBundle) (not .certManager.enabled) -}}
+{{- fail "admission.existingSecret: name the authority of its certificate in admission.caBundle, or the API server trusts nobody" -}}
+{{- end -}}
+{{- end -}}
 {{- if hasSuffix "/flagger" .Values.image.repository -}}
 {{- fail (printf "image.repository: %q is Flagger's own image, from a values.yaml of Flagger; name Serin's, and drop image.tag" .Values.image.repository) -}}
 {{- end -}}

@@ -1,4 +1,5 @@
 //! The stories that are told on a bed, and the table of them.
+mod admission;
 mod alerts;
 mod ask;
 mod availability;
@@ -375,6 +376,12 @@ pub const ALL: &[Scenario] = &[
         "alerts",
         alerts::run,
         "each alert arrives once through a good and a bad release, a killed and a stopped controller"
+    ),
+    scenario!(
+        Alone,
+        "admission",
+        admission::run,
+        "the webhook denies a bad Canary with field and value, lets a good one in, follows a new certificate, and is open without the controller"
     ),
     scenario!(
         Alone,

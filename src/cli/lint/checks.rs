@@ -1,18 +1,16 @@
-//! What `serin lint` looks for. What is wrong with one Canary is asked of the same code that the controller asks ([`crate::api::validate`], the
-//! routers' refusals, the queries); what only shows between objects is asked here.
+//! What `serin lint` looks for. What is wrong with one object by itself is asked of the code that the controller asks too
+//! ([`crate::controller::review`]); what only shows between objects is asked here.
 
 use super::source::{Content, Node, Position};
-use crate::analysis::{QueryProblem, alert, provider_problems, queries, template};
 use crate::api::alert_provider::ADDRESS_KEY;
 use crate::api::validation::ProblemSeverity;
 use crate::api::{
-    API_VERSION, AlertProvider, Canary, DecodeError, HookType, MetricTemplate, TargetKind,
-    ThresholdRange, ValidationOptions, crd, validate, validate_alert_provider,
+    API_VERSION, AlertProvider, Canary, DecodeError, MetricTemplate, TargetKind, crd,
 };
+use crate::controller::review::{self, Remark, ReviewSettings};
 use crate::object::{Object, ObjectRef, Reading};
-use crate::routing::{RouteError, Split};
+use crate::routing::{self, RouteError, Split};
 use crate::workload::{self, WorkloadSettings};
-use crate::{providers, routing};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -136,7 +134,7 @@ pub fn check(manifests: &[Manifest], setting: &Setting) -> Vec<Finding> {
             "MetricTemplate" => {
                 let definition = crd::metric_template();
                 if let Some(template) = decoded(manifest, &definition, MetricTemplate::decode, &mut found) {
-                    one_template(manifest, &template, &mut found);
+                    remarks(manifest, review::of_template(&template), &mut found);
                 }
             }
             "AlertProvider" => {
@@ -379,34 +377,36 @@ fn one_canary(
     setting: &Setting,
     found: &mut Vec<Finding>,
 ) {
-    let options = ValidationOptions {
+    let settings = ReviewSettings {
+        mesh_provider: setting.mesh_provider.clone(),
         no_cross_namespace_refs: setting.no_cross_namespace_refs,
-        default_provider: setting.mesh_provider.clone(),
     };
-    for problem in validate(canary, &options) {
-        let severity = match problem.severity {
-            ProblemSeverity::Error => Severity::Error,
-            ProblemSeverity::Warning => Severity::Warning,
-        };
-        let message = match problem.value.as_str() {
-            "" => problem.message.clone(),
-            value => format!("{value}: {}", problem.message),
-        };
-        found.push(manifest.finding(severity, "spec", &problem.field, message));
-    }
-    router(manifest, canary, manifests, setting, found);
-    metrics(manifest, canary, manifests, setting, found);
+    let lookup = |name: &ObjectRef| match read(manifests, name) {
+        // What is not in the files may be in the cluster.
+        Reading::Absent => Reading::Unknown("not in these files".to_owned()),
+        present => present,
+    };
+    remarks(
+        manifest,
+        review::of_canary(canary, &settings, &lookup),
+        found,
+    );
+    own_routes(manifest, canary, setting, manifests, found);
     let analysis = &canary.spec.analysis;
-    let judges = [
-        HookType::Rollout,
-        HookType::PreRollout,
-        HookType::ConfirmPromotion,
-    ]
-    .into_iter()
-    .any(|kind| analysis.hooks(kind).next().is_some());
-    if analysis.metrics.is_empty() && !judges && !canary.spec.skip_analysis() {
-        let message = "no metric and no hook judges a revision, so every one that starts is promoted; name a metric, or say skipAnalysis: true";
-        found.push(manifest.finding(Severity::Warning, "metric", "spec.analysis", message));
+    for (index, metric) in analysis.metrics.iter().enumerate() {
+        if let Some(reference) = &metric.template_ref {
+            let namespace = reference.namespace_or(&canary.metadata.namespace);
+            let field = format!("spec.analysis.metrics[{index}].templateRef");
+            referred(
+                manifest,
+                manifests,
+                "MetricTemplate",
+                namespace,
+                &reference.name,
+                &field,
+                found,
+            );
+        }
     }
     target(manifest, canary, manifests, found);
     for (index, alert) in analysis.alerts.iter().enumerate() {
@@ -421,12 +421,6 @@ fn one_canary(
             &field,
             found,
         );
-        if let Some(template) = &alert.template
-            && let Err(error) = alert::check(template)
-        {
-            let field = format!("spec.analysis.alerts[{index}].template");
-            found.push(manifest.finding(Severity::Error, "template", &field, error.to_string()));
-        }
     }
 }
 
@@ -436,21 +430,8 @@ fn one_provider(
     manifests: &[Manifest],
     found: &mut Vec<Finding>,
 ) {
+    remarks(manifest, review::of_provider(provider), found);
     let spec = &provider.spec;
-    for problem in validate_alert_provider(spec) {
-        let severity = match problem.severity {
-            ProblemSeverity::Error => Severity::Error,
-            ProblemSeverity::Warning => Severity::Warning,
-        };
-        found.push(manifest.finding(severity, "spec", &problem.field, problem.message));
-    }
-    for (field, template) in [("spec.template", &spec.template), ("spec.link", &spec.link)] {
-        if let Some(template) = template
-            && let Err(error) = alert::check(template)
-        {
-            found.push(manifest.finding(Severity::Error, "template", field, error.to_string()));
-        }
-    }
     let Some(secret) = spec
         .secret_ref
         .as_ref()
@@ -494,47 +475,21 @@ fn read(manifests: &[Manifest], name: &ObjectRef) -> Reading {
         })
 }
 
-fn router(
-    manifest: &Manifest,
-    canary: &Canary,
-    manifests: &[Manifest],
-    setting: &Setting,
-    found: &mut Vec<Finding>,
-) {
-    let provider = canary.spec.provider_or(&setting.mesh_provider);
-    if provider.is_empty() {
-        return;
-    }
-    let Some(router) = routing::router_of(canary, provider) else {
-        let known: Vec<&str> = routing::table().into_iter().map(|(name, _)| name).collect();
-        let message = format!(
-            "{provider} has no router in this version of Serin; there are {}",
-            known.join(", ")
-        );
-        found.push(manifest.finding(Severity::Error, "router", "spec.provider", message));
-        return;
-    };
-    for refusal in router.refusals(canary) {
-        let severity = match refusal.severity {
-            routing::Severity::Error => Severity::Error,
-            routing::Severity::Warning => Severity::Warning,
-        };
-        found.push(manifest.finding(severity, "router", &refusal.field, refusal.message));
-    }
-    own_routes(manifest, canary, router, manifests, found);
-}
-
 /// Routes of the user that stand in the same files: whether they name both sides, and give the canary nothing while nothing runs.
 fn own_routes(
     manifest: &Manifest,
     canary: &Canary,
-    router: &dyn routing::Router,
+    setting: &Setting,
     manifests: &[Manifest],
     found: &mut Vec<Finding>,
 ) {
     if canary.spec.route_ref.is_none() && canary.spec.route_refs.is_empty() {
         return;
     }
+    let provider = canary.spec.provider_or(&setting.mesh_provider);
+    let Some(router) = routing::router_of(canary, provider) else {
+        return;
+    };
     let lookup = |name: &ObjectRef| read(manifests, name);
     let field = if canary.spec.route_ref.is_some() {
         "spec.routeRef"
@@ -555,161 +510,26 @@ fn own_routes(
         && at_rest.is_some_and(|at_rest| at_rest.split != Some(Split::PRIMARY))
     {
         let message = format!(
-            "the route gives {} a share while nothing is released, when it has no pods; write its weight as 0 and the other side's as 100              (a weight that is left out is no 0)",
+            "the route gives {} a share while nothing is released, when it has no pods; write its weight as 0 and the other side's as 100 (a weight that is left out is no 0)",
             canary.canary_service_name()
         );
         found.push(manifest.finding(Severity::Warning, "router", field, message));
     }
 }
 
-fn metrics(
-    manifest: &Manifest,
-    canary: &Canary,
-    manifests: &[Manifest],
-    setting: &Setting,
-    found: &mut Vec<Finding>,
-) {
-    let lookup = |name: &ObjectRef| match read(manifests, name) {
-        // What is not in the files may be in the cluster.
-        Reading::Absent => Reading::Unknown("not in these files".to_owned()),
-        present => present,
-    };
-    for problem in queries(
-        canary,
-        &setting.mesh_provider,
-        "http://prometheus:9090",
-        &lookup,
-    ) {
-        if let Err(QueryProblem::Invalid { metric, message }) = problem {
-            let field = canary
-                .spec
-                .analysis
-                .metrics
-                .iter()
-                .position(|known| known.name == metric)
-                .map_or_else(
-                    || "spec.analysis.metrics".to_owned(),
-                    |index| format!("spec.analysis.metrics[{index}]"),
-                );
-            found.push(manifest.finding(Severity::Error, "metric", &field, message));
-        }
-    }
-    for (index, metric) in canary.spec.analysis.metrics.iter().enumerate() {
-        let field = format!("spec.analysis.metrics[{index}]");
-        if let Some(reference) = &metric.template_ref {
-            let namespace = reference.namespace_or(&canary.metadata.namespace);
-            let field = format!("{field}.templateRef");
-            referred(
-                manifest,
-                manifests,
-                "MetricTemplate",
-                namespace,
-                &reference.name,
-                &field,
-                found,
-            );
-        }
-        if metric.name == "request-success-rate"
-            && let Some(range) = &metric.threshold_range
-        {
-            success_rate(manifest, range, &field, found);
-        }
-    }
-}
-
-/// Limits of a percentage that no value, or every value, is within.
-fn success_rate(
-    manifest: &Manifest,
-    range: &ThresholdRange,
-    field: &str,
-    found: &mut Vec<Finding>,
-) {
-    let range_field = format!("{field}.thresholdRange");
-    match (range.min, range.max) {
-            (Some(min), _) if min > 100.0 => found.push(manifest.finding(
-                Severity::Error,
-                "metric",
-                &format!("{range_field}.min"),
-                format!("{min}: a success rate is a percentage, so no value can pass"),
-            )),
-            (Some(min), None) if min <= 0.0 => found.push(manifest.finding(
-                Severity::Warning,
-                "metric",
-                &format!("{range_field}.min"),
-                format!("{min}: every success rate passes; say from which percentage on the canary is good, such as 99"),
-            )),
-            (Some(min), None) if min <= 1.0 => found.push(manifest.finding(
-                Severity::Warning,
-                "metric",
-                &format!("{range_field}.min"),
-                format!("{min}: the success rate is measured in percent, so nearly every value passes; did you mean {}?", min * 100.0),
-            )),
-            (None, Some(max)) if max >= 100.0 => found.push(manifest.finding(
-                Severity::Warning,
-                "metric",
-                &format!("{range_field}.max"),
-                format!("{max}: every success rate passes; did you mean min?"),
-            )),
-            _ => {}
-        }
-}
-
-fn one_template(manifest: &Manifest, found_template: &MetricTemplate, found: &mut Vec<Finding>) {
-    let spec = &found_template.spec;
-    let kind = spec.provider.provider_type;
-    if providers::provider_for(kind).is_none() {
-        let message = format!(
-            "{kind} is not supported by this version of Serin; there are {}",
-            providers::supported().join(", ")
-        );
-        found.push(manifest.finding(Severity::Error, "template", "spec.provider.type", message));
-    }
-    for problem in provider_problems(&spec.provider) {
-        let severity = match problem.severity {
+/// What the controller's own review says, each at its place.
+fn remarks(manifest: &Manifest, remarks: Vec<Remark>, found: &mut Vec<Finding>) {
+    for remark in remarks {
+        let severity = match remark.severity {
             ProblemSeverity::Error => Severity::Error,
             ProblemSeverity::Warning => Severity::Warning,
         };
-        let message = match problem.value.as_str() {
-            "" => problem.message.clone(),
-            value => format!("{value}: {}", problem.message),
+        let at = match remark.place {
+            None => manifest.node.locate(&remark.field),
+            Some((line, column)) => within(manifest, &remark.field, line, column),
         };
-        found.push(manifest.finding(severity, "template", &problem.field, message));
+        found.push(manifest.finding_at(at, severity, remark.rule, &remark.field, remark.message));
     }
-    // Variables are the canaries' own: whatever the template asks for is there.
-    let context = template::TemplateContext {
-        name: "name".to_owned(),
-        namespace: "namespace".to_owned(),
-        target: "target".to_owned(),
-        service: "service".to_owned(),
-        ingress: "ingress".to_owned(),
-        route: "route".to_owned(),
-        interval: "1m".to_owned(),
-        variables: asked_variables(&spec.query),
-    };
-    if let Err(error) = template::render(&spec.query, &context) {
-        let at = within(manifest, "spec.query", error.line, error.column);
-        found.push(manifest.finding_at(
-            at,
-            Severity::Error,
-            "template",
-            "spec.query",
-            error.message,
-        ));
-    }
-}
-
-/// The names that follow `variables.` in a template.
-fn asked_variables(text: &str) -> BTreeMap<String, String> {
-    text.split("variables.")
-        .skip(1)
-        .map(|rest| {
-            let name = rest
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || *c == '_')
-                .collect();
-            (name, "value".to_owned())
-        })
-        .collect()
 }
 
 /// A place within a text: in a block of its own lines the very place, else where the text begins.
