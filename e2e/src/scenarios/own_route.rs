@@ -208,6 +208,11 @@ pub async fn own_route(bed: &Bed) -> Result<()> {
         shop.image("app-primary").await? == "serin-demo-app:1.1.0",
         "the primary is what it was"
     );
+    let events = shop.events().await?;
+    ensure!(
+        !events.iter().any(|text| text.contains("HTTP 422")),
+        "a route that changed meanwhile is read again, and nobody is told: {events:#?}"
+    );
     for report in [api.stop().await, back.stop().await, shop.close().await?] {
         only_failed(&report, "1.2.0")?;
     }
@@ -236,9 +241,9 @@ async fn split_as_asked(shop: &Shop<'_>, loads: [&Load; 3], share: f64) -> Resul
         .zip(marks.into_iter().zip(["/", "/api", "back"]))
     {
         let report = load.report_since(mark);
-        let found = report.split_within("1.1.0", share, 4.0)?;
+        report.split_within("1.1.0", share, 4.0)?;
         println!(
-            "        {way}: {:.1} % of {} requests, {found:.2} standard deviations off",
+            "        {way}: {:.1} % of {} requests",
             report.share_of("1.1.0") * 100.0,
             report.answered()
         );
@@ -314,6 +319,7 @@ spec:
                   type: object
                   properties: {service: {type: string}, share: {type: integer, minimum: 0, maximum: 1000}}
               percent: {type: object, additionalProperties: {type: string}}
+              capped: {type: integer, maximum: 40}
               note: {type: object, x-kubernetes-preserve-unknown-fields: true}
 ";
 
@@ -396,7 +402,57 @@ pub async fn own_kind(bed: &Bed) -> Result<()> {
         let same = now.0 == before.0 && now.1 == before.1;
         Ok((same && !now.2.iter().any(|owner| owner == "serin")).then_some(()))
     })
-    .await
+    .await?;
+    both_or_none(bed, &place).await
+}
+
+/// A second object takes no more than 40: at 60 the API server refuses it, and the first one stays at 30 with it. Back they go both.
+async fn both_or_none(bed: &Bed, place: &Namespace<'_>) -> Result<()> {
+    place
+        .apply("{apiVersion: routes.example/v1alpha1, kind: Split, metadata: {name: capped}, spec: {capped: 0}}")
+        .await?;
+    let mut references = place.canary("app").await?.data["spec"]["routeRefs"].clone();
+    references.as_array_mut().context("routeRefs is a list")?.push(json!({
+        "apiVersion": "routes.example/v1alpha1", "kind": "Split", "name": "capped", "weightPaths": {"canary": ".spec.capped"},
+    }));
+    let patch = json!({"spec": {"routeRefs": references}});
+    place
+        .patch("flagger.app/v1beta1", "Canary", "app", &patch)
+        .await?;
+    place.release("app", "1.2.0").await?;
+    let percents = async || -> Result<(Value, Value)> {
+        let read = async |name| place.get("routes.example/v1alpha1", "Split", name).await;
+        Ok((
+            read("app").await?.data["spec"]["percent"]["to/canary"].clone(),
+            read("capped").await?.data["spec"]["capped"].clone(),
+        ))
+    };
+    let wait = async |name: &str, wanted: (Value, Value)| {
+        bed.wait(name, PATIENCE, async || {
+            Ok((percents().await? == wanted).then_some(()))
+        })
+        .await
+    };
+    wait("both objects at 30 %", (json!("30"), json!(30))).await?;
+    bed.wait("the refusal to be said", PATIENCE, async || {
+        let canary = place.canary("app").await?;
+        let conditions = canary.data["status"]["conditions"].as_array().cloned();
+        let refused = conditions.into_iter().flatten().any(|condition| {
+            condition["reason"] == "WriteRefused"
+                && condition["message"]
+                    .as_str()
+                    .is_some_and(|text| text.contains("capped"))
+        });
+        Ok(refused.then_some(()))
+    })
+    .await?;
+    let found = percents().await?;
+    ensure!(
+        found == (json!("30"), json!(30)),
+        "one refuses 60, so neither gets it, but they are at {found:?}"
+    );
+    place.release("app", "1.1.0").await?;
+    wait("both objects to be given back", (json!("0"), json!(0))).await
 }
 
 fn canary_of_a_split() -> String {
