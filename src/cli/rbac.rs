@@ -14,7 +14,8 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 /// Arguments of `serin rbac`.
 #[derive(Debug, Args)]
 pub struct RbacArguments {
-    /// Routers in use, separated by commas, such as gatewayapi,kubernetes. Default: all that there are.
+    /// Routers in use, separated by commas, such as gatewayapi,kubernetes; own-route stands for the kinds that `spec.routeRef`
+    /// may name (rights for any other kind are yours to give). Default: all that there are.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     providers: Vec<String>,
     /// Print a `Role` in place of a `ClusterRole`, for a controller that watches one namespace (-namespace).
