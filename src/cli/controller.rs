@@ -6,7 +6,7 @@ use crate::analysis::sampling::{ScrapeQuery, scrape_options};
 use crate::api::{AlertProviderType, GoDuration, parse_go_duration};
 use crate::controller::{self, AdmissionOptions, LeaseSettings, Options};
 use crate::notify::Receiver;
-use crate::rollout::Settings;
+use crate::rollout::{Limits, Settings};
 use crate::routing::RoutingSettings;
 use crate::workload::WorkloadSettings;
 use anyhow::Context;
@@ -47,6 +47,12 @@ pub struct ControllerArguments {
     /// Canaries that are worked on at the same time.
     #[arg(long, value_name = "N", default_value_t = 2)]
     threadiness: usize,
+    /// Runs that may be under way at once in the whole cluster; 0 for any number. Others wait for their turn.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    max_runs: usize,
+    /// Runs that may be under way at once in one namespace; 0 for any number.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    max_runs_per_namespace: usize,
     /// Labels by which the pods of a target are told apart, separated by commas, tried in order.
     #[arg(
         long,
@@ -347,6 +353,10 @@ impl ControllerArguments {
                 no_cross_namespace_refs: self.no_cross_namespace_refs,
                 cluster_name: self.cluster_name.clone(),
                 alerts: alerts.is_some(),
+                limits: Limits {
+                    everywhere: self.max_runs,
+                    in_namespace: self.max_runs_per_namespace,
+                },
                 workload: WorkloadSettings {
                     selector_labels: not_empty(&self.selector_labels),
                     include_label_prefix: not_empty(&self.include_label_prefix),

@@ -301,6 +301,18 @@ impl Caches {
             .cloned()
     }
 
+    /// All canaries.
+    #[must_use]
+    pub fn canaries(&self) -> Vec<Arc<Object>> {
+        self.lock()
+            .stores
+            .iter()
+            .filter(|(key, _)| key.kind == kinds::CANARY)
+            .flat_map(|(_, store)| store.all())
+            .cloned()
+            .collect()
+    }
+
     /// All canaries of a namespace.
     #[must_use]
     pub fn canaries_in(&self, namespace: &str) -> Vec<Arc<Object>> {

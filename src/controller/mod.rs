@@ -27,6 +27,7 @@ mod sources;
 mod store;
 mod tenure;
 mod tls;
+mod turns;
 
 pub use admission::AdmissionOptions;
 pub use client::{ApiError, KubeApi, PatchType};
@@ -40,7 +41,9 @@ use crate::object::{Expect, Object, ObjectRef, Write, kinds};
 use crate::providers::Providers;
 use crate::providers::http::Timing;
 use crate::providers::scrape::Scraper;
-use crate::rollout::{self, Decision, Refusal, Settings, Sibling, Snapshot, Tally, Want, decide};
+use crate::rollout::{
+    self, Decision, Refusal, Settings, Sibling, Snapshot, Stage, Stands, Tally, Want, decide,
+};
 use announcer::Announcer;
 use asker::Asker;
 use cache::{Caches, ReadError};
@@ -59,6 +62,7 @@ use tenure::Tenure;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use turns::{Turns, stands};
 
 /// The field manager of all our writes.
 pub const FIELD_MANAGER: &str = "serin";
@@ -167,6 +171,7 @@ struct Controller {
     tenure: Tenure,
     telemetry: Arc<Telemetry>,
     memories: Mutex<HashMap<CanaryKey, Memory>>,
+    turns: Turns,
 }
 
 /// Runs until `stop`, then lets running passes end and sends what waits. `configs` brings newer credentials while it runs.
@@ -250,6 +255,7 @@ pub async fn run(
         tenure: tenure.clone(),
         telemetry,
         memories: Mutex::default(),
+        turns: Turns::new(options.settings.limits),
     });
     let began = tokio::spawn(async move {
         tenure.gained().await;
@@ -440,8 +446,19 @@ impl Controller {
                 }
                 self.asker.sample(&key, &[]);
                 self.caches.settle(&key, &BTreeSet::new());
+                self.wake_waiting();
                 self.telemetry.forget(&key);
                 self.queue.forget(&key);
+            }
+        }
+    }
+
+    /// The queue moved: those that wait for their turn look again.
+    fn wake_waiting(&self) {
+        for canary in self.caches.canaries() {
+            if matches!(stands(&canary), Some(Stands::Waits(_))) {
+                self.queue
+                    .wake(CanaryKey::new(canary.namespace(), canary.name()));
             }
         }
     }
@@ -473,14 +490,19 @@ impl Controller {
                 Ok(decision) => decision,
                 Err(next) => return next,
             };
+            if begins(&canary, &decision) && !self.turns.grant(&self.caches, key, &object) {
+                // Another canary was faster; the next decision waits.
+                continue;
+            }
             self.asker.sample(key, &decision.sampled);
             if !decision.needs.is_empty() {
                 self.asker.ask(object.uid(), key, decision.needs.clone());
             }
-            match self
+            let carried_out = self
                 .carry_out(key, &object, &canary, &decision, started)
-                .await
-            {
+                .await;
+            self.turns.settle(key);
+            match carried_out {
                 Ok(wrote) => {
                     // The conditions still say so; the next pass takes that back.
                     let refused = self.with_memory(key, |memory| {
@@ -629,6 +651,7 @@ impl Controller {
             Arc::clone(&self.settings),
         );
         snapshot.entropy = rand::random();
+        snapshot.turn = self.turns.of(&self.caches, key, object);
         snapshot.refusal = self.with_memory(key, |memory| memory.refusal.clone());
         snapshot.siblings = self
             .caches
@@ -667,6 +690,9 @@ impl Controller {
                 .write_status(key, object, canary.status.as_ref(), status)
                 .await?
             {
+                if stands(object).is_some() && stands(object) != stands(&written) {
+                    self.wake_waiting();
+                }
                 live = written;
                 wrote = true;
             }
@@ -805,6 +831,17 @@ impl Controller {
             memory.refusal.replace(refusal.clone()).as_ref() != Some(&refusal)
         })
     }
+}
+
+/// Whether a decision begins a run.
+fn begins(canary: &Canary, decision: &Decision) -> bool {
+    let under_way = |status: Option<&CanaryStatus>| {
+        status
+            .and_then(|status| status.run.as_ref())
+            .and_then(|run| Stage::parse(&run.stage))
+            .is_some_and(Stage::is_under_way)
+    };
+    under_way(decision.status.as_ref()) && !under_way(canary.status.as_ref())
 }
 
 /// What was read for one pass.

@@ -13,6 +13,7 @@ mod pass;
 pub mod reasons;
 mod snapshot;
 mod stage;
+mod turn;
 mod view;
 
 pub use alerts::{AlertOutcome, CONTROLLER, acknowledge, problems as alert_problems, provider_of};
@@ -21,6 +22,7 @@ pub use ladder::{NextStep, ladder, next_step};
 pub use need::{Finding, HookAnswer, HookCall, HookPayload, Need, Request};
 pub use snapshot::{ListRef, Listing, Memory, Refusal, Settings, Sibling, Snapshot, Want};
 pub use stage::Stage;
+pub use turn::{Competitor, Limits, Stands, Turn, WAIT_TURN, turn};
 
 /// One pass over one canary.
 #[must_use]

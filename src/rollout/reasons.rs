@@ -101,7 +101,7 @@ pub const OF_CONDITIONS: [Reason; 26] = [
 ];
 
 /// Reasons of events, beside those of conditions that refuse or stall a canary, which are events too.
-pub const OF_EVENTS: [Reason; 43] = [
+pub const OF_EVENTS: [Reason; 44] = [
     ("Initialized", "the primary serves"),
     (
         "InitializationFailed",
@@ -128,6 +128,10 @@ pub const OF_EVENTS: [Reason; 43] = [
         "a canary of Flagger's is taken over where it stands",
     ),
     ("NewRevision", "a run begins, or begins anew"),
+    (
+        "Queued",
+        "as many runs as `-max-runs` allows are under way; the canary waits for its turn",
+    ),
     ("AnalysisStarted", "the first checks are about to be made"),
     ("Advanced", "a step was taken"),
     ("CheckFailed", "a check failed and counts"),

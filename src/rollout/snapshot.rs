@@ -3,6 +3,7 @@
 
 use super::alerts::AlertOutcome;
 use super::need::{Finding, Need};
+use super::turn::{Limits, Turn};
 use crate::api::Canary;
 use crate::object::{Endpoints, Kind, Object, ObjectRef, Reading, kinds};
 use crate::routing::RoutingSettings;
@@ -28,6 +29,8 @@ pub struct Settings {
     pub cluster_name: String,
     /// The controller has a channel of its own, for alerts about canaries that name nobody.
     pub alerts: bool,
+    /// How many runs may be under way at once.
+    pub limits: Limits,
     /// Settings of the workload room.
     pub workload: WorkloadSettings,
     /// Settings of the routing room.
@@ -42,6 +45,7 @@ impl Default for Settings {
             no_cross_namespace_refs: false,
             cluster_name: String::new(),
             alerts: false,
+            limits: Limits::default(),
             workload: WorkloadSettings::default(),
             routing: RoutingSettings::default(),
         }
@@ -160,6 +164,8 @@ pub struct Snapshot {
     pub settings: Arc<Settings>,
     /// Other canaries of the same namespace.
     pub siblings: Vec<Sibling>,
+    /// Whether a run may begin, where only so many may at once.
+    pub turn: Turn,
     /// What the API server refused when the decision before this one was carried out, if it still stands in the way.
     pub refusal: Option<Refusal>,
     /// What became of alerts that the status may still have as pending.
@@ -183,6 +189,7 @@ impl Snapshot {
             canary,
             settings,
             siblings: Vec::new(),
+            turn: Turn::Free,
             refusal: None,
             alert_outcomes: Vec::new(),
             entropy: 0,

@@ -52,6 +52,15 @@ impl Stage {
             .map_or("", |(_, word)| word)
     }
 
+    /// Whether a run in this stage counts as under way where only so many may be at once: pods of the canary run beside the primary's.
+    #[must_use]
+    pub fn is_under_way(self) -> bool {
+        !matches!(
+            self,
+            Self::Initializing | Self::Waiting | Self::Held | Self::PostRollout
+        )
+    }
+
     /// The stage of a word; `None` for one that this version doesn't know.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {

@@ -7,6 +7,7 @@ use crate::rollout::checks;
 use crate::rollout::checks::HookOutcome;
 use crate::rollout::decision::{Severity, Tally};
 use crate::rollout::stage::Stage;
+use crate::rollout::turn::{Turn, WAIT_TURN};
 use crate::rollout::view::{Identity, Side, View};
 use crate::routing::{Split, Weight};
 use jiff::{SignedDuration, Timestamp};
@@ -95,6 +96,9 @@ impl<'a> Pass<'a> {
         ) {
             HookOutcome::Pending => {}
             HookOutcome::Passed(hooks) => {
+                if let Turn::Waits { place, limit } = &self.snapshot.turn {
+                    return self.wait_for_turn(view, *place, limit, round.next);
+                }
                 self.tell_passed("Confirm-rollout", &hooks);
                 self.start_run(view);
             }
@@ -114,24 +118,20 @@ impl<'a> Pass<'a> {
         muted: bool,
         next: Timestamp,
     ) {
-        if self.status.phase != Phase::Waiting || self.run_ref().is_none() {
-            let told = self.status.phase == Phase::Waiting;
-            let only_canary = view.is_dark(Side::Primary) && view.serves(Side::Canary);
-            let mut run = self.new_run(view, Stage::Waiting, self.next_number());
-            run.weights = Some(weights(if only_canary {
-                Split::CANARY
-            } else {
-                Split::PRIMARY
-            }));
-            run.waiting_since = Some(self.now);
-            run.waiting_for = Some(format!("gate {hook}"));
-            run.deadline_at = self.gate_deadline(self.now);
-            run.message = Some(format!(
-                "The confirm-rollout gate {hook} is closed; nothing is started until it opens."
-            ));
-            self.status.canary_weight = run.weights.map_or(0, |weights| i64::from(weights.canary));
-            self.status.run = Some(run);
-            self.status.phase = Phase::Waiting;
+        let at_gate = self.status.phase == Phase::Waiting
+            && self
+                .run_ref()
+                .is_some_and(|run| run.waiting_for.as_deref() != Some(WAIT_TURN));
+        if !at_gate {
+            let told = self.status.phase == Phase::Waiting && self.run_ref().is_none();
+            self.begin_wait(view, format!("gate {hook}"));
+            let deadline = self.gate_deadline(self.now);
+            self.with_run(|run| {
+                run.deadline_at = deadline;
+                run.message = Some(format!(
+                    "The confirm-rollout gate {hook} is closed; nothing is started until it opens."
+                ));
+            });
             if !told {
                 let text = format!(
                     "Halt {} advancement waiting for approval {hook}",
@@ -140,6 +140,43 @@ impl<'a> Pass<'a> {
                 self.tell_gate(text, "Canary is waiting for approval.", muted);
             }
         }
+        self.wake_at(Some(next));
+    }
+
+    /// A wait before a run, in which nothing is started yet.
+    fn begin_wait(&mut self, view: &View<'a>, what: String) {
+        let only_canary = view.is_dark(Side::Primary) && view.serves(Side::Canary);
+        let split = if only_canary {
+            Split::CANARY
+        } else {
+            Split::PRIMARY
+        };
+        let mut run = self.new_run(view, Stage::Waiting, self.next_number());
+        run.weights = Some(weights(split));
+        run.waiting_since = Some(self.now);
+        run.waiting_for = Some(what);
+        self.status.canary_weight = i64::from(split.canary.percent());
+        self.status.run = Some(run);
+        self.status.phase = Phase::Waiting;
+    }
+
+    /// As many runs as are allowed are under way. The place in the queue is kept while the revision waits, whatever its gates say meanwhile.
+    fn wait_for_turn(&mut self, view: &View<'a>, place: usize, limit: &str, next: Timestamp) {
+        let queued = self.status.phase == Phase::Waiting
+            && self
+                .run_ref()
+                .is_some_and(|run| run.waiting_for.as_deref() == Some(WAIT_TURN));
+        let text = format!("Place {place} in the queue: {limit}.");
+        if !queued {
+            self.begin_wait(view, WAIT_TURN.to_owned());
+            let name = self.full_name();
+            self.tell(
+                Severity::Info,
+                "Queued",
+                format!("{name} waits for its turn, place {place}: {limit}"),
+            );
+        }
+        self.with_run(|run| run.message = Some(text));
         self.wake_at(Some(next));
     }
 

@@ -7,7 +7,7 @@ use crate::api::{Canary, CanaryStatus, ConditionStatus, Phase, PodFailure};
 use crate::object::{Object, ObjectRef, Patch, Reading, Write, kinds};
 use crate::rollout::{
     AlertOutcome, Announcement, Finding, HookAnswer, HookCall, Listing, Need, Refusal, Request,
-    Settings, Severity, Sibling, Snapshot, Tally, Want, decide,
+    Settings, Severity, Sibling, Snapshot, Tally, Turn, Want, decide,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -30,6 +30,8 @@ pub enum Pods {
 pub struct Cluster {
     pub now: Timestamp,
     pub settings: Settings,
+    /// Whether a run may begin.
+    pub turn: Turn,
     /// What was told, oldest first, with the phase that event hooks are told.
     pub told: Vec<Announcement>,
     /// Hook calls that were made: name and phase in the payload.
@@ -85,6 +87,7 @@ impl Cluster {
         let mut cluster = Self {
             now: "2026-05-04T08:00:00Z".parse().unwrap(),
             settings: Settings::default(),
+            turn: Turn::Free,
             told: Vec::new(),
             called: Vec::new(),
             calls: Vec::new(),
@@ -405,6 +408,7 @@ spec:
         let mut snapshot =
             Snapshot::new(self.now, Arc::new(canary), Arc::new(self.settings.clone()));
         snapshot.entropy = self.version;
+        snapshot.turn = self.turn.clone();
         snapshot.refusal = self.refusal.clone();
         snapshot.siblings.clone_from(&self.siblings);
         snapshot.alert_outcomes.clone_from(&self.alert_outcomes);

@@ -16,6 +16,7 @@ mod services;
 mod targets;
 mod texts;
 mod transitions;
+mod turns;
 
 use crate::analysis::Measurement;
 use crate::api::{ConditionStatus, Phase, condition_type};
