@@ -56,7 +56,7 @@ impl Write {
                 ..
             } => {
                 let mut operations = Vec::new();
-                add_operations(&patch, live.value(), String::new(), &mut operations);
+                add_operations(&patch, live.value(), "", &mut operations);
                 Self::Patch {
                     target,
                     patch: Patch::Json(operations),
@@ -85,24 +85,24 @@ impl Write {
     }
 }
 
-/// The RFC 6902 operations that do to `live` what a merge patch does.
-fn add_operations(patch: &Value, live: &Value, path: String, operations: &mut Vec<Value>) {
-    match (patch, live) {
-        (Value::Object(patch), Value::Object(live)) => {
-            for (key, value) in patch {
-                let path = format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
+/// The RFC 6902 operations that do to the part of an object at `at` what a merge patch does.
+fn add_operations(wanted: &Value, live: &Value, at: &str, operations: &mut Vec<Value>) {
+    match (wanted, live) {
+        (Value::Object(wanted), Value::Object(live)) => {
+            for (key, value) in wanted {
+                let at = format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
                 match live.get(key) {
                     None if value.is_null() => {}
-                    None => operations.push(json!({"op": "add", "path": path, "value": value})),
+                    None => operations.push(json!({"op": "add", "path": at, "value": value})),
                     Some(_) if value.is_null() => {
-                        operations.push(json!({"op": "remove", "path": path}));
+                        operations.push(json!({"op": "remove", "path": at}));
                     }
-                    Some(live) => add_operations(value, live, path, operations),
+                    Some(live) => add_operations(value, live, &at, operations),
                 }
             }
         }
-        (patch, live) if patch == live => {}
-        (patch, _) => operations.push(json!({"op": "replace", "path": path, "value": patch})),
+        (wanted, live) if wanted == live => {}
+        (wanted, _) => operations.push(json!({"op": "replace", "path": at, "value": wanted})),
     }
 }
 
