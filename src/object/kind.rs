@@ -78,6 +78,23 @@ impl Kind {
         }
     }
 
+    /// A kind of the table whose objects live in no namespace.
+    #[must_use]
+    pub const fn cluster(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+    ) -> Self {
+        Self {
+            group: Cow::Borrowed(group),
+            version: Cow::Borrowed(version),
+            kind: Cow::Borrowed(kind),
+            plural: Cow::Borrowed(plural),
+            namespaced: false,
+        }
+    }
+
     /// `group/version`, or just `version` for the core group.
     #[must_use]
     pub fn api_version(&self) -> String {
@@ -181,5 +198,50 @@ pub mod kinds {
         "v1beta1",
         "HTTPRoute",
         "httproutes",
+    );
+    pub const TRAFFIC_SPLIT_V1ALPHA1: Kind = Kind::namespaced(
+        "split.smi-spec.io",
+        "v1alpha1",
+        "TrafficSplit",
+        "trafficsplits",
+    );
+    pub const TRAFFIC_SPLIT_V1ALPHA2: Kind = Kind::namespaced(
+        "split.smi-spec.io",
+        "v1alpha2",
+        "TrafficSplit",
+        "trafficsplits",
+    );
+    pub const TRAFFIC_SPLIT_V1ALPHA3: Kind = Kind::namespaced(
+        "split.smi-spec.io",
+        "v1alpha3",
+        "TrafficSplit",
+        "trafficsplits",
+    );
+    pub const TRAFFIC_ROUTE: Kind =
+        Kind::cluster("kuma.io", "v1alpha1", "TrafficRoute", "trafficroutes");
+    pub const ROUTE_TABLE: Kind =
+        Kind::namespaced("gateway.solo.io", "v1", "RouteTable", "routetables");
+    pub const UPSTREAM: Kind = Kind::namespaced("gloo.solo.io", "v1", "Upstream", "upstreams");
+    pub const APPMESH_VIRTUAL_NODE_V1BETA1: Kind =
+        Kind::namespaced("appmesh.k8s.aws", "v1beta1", "VirtualNode", "virtualnodes");
+    pub const APPMESH_VIRTUAL_SERVICE_V1BETA1: Kind = Kind::namespaced(
+        "appmesh.k8s.aws",
+        "v1beta1",
+        "VirtualService",
+        "virtualservices",
+    );
+    pub const APPMESH_VIRTUAL_NODE: Kind =
+        Kind::namespaced("appmesh.k8s.aws", "v1beta2", "VirtualNode", "virtualnodes");
+    pub const APPMESH_VIRTUAL_ROUTER: Kind = Kind::namespaced(
+        "appmesh.k8s.aws",
+        "v1beta2",
+        "VirtualRouter",
+        "virtualrouters",
+    );
+    pub const APPMESH_VIRTUAL_SERVICE: Kind = Kind::namespaced(
+        "appmesh.k8s.aws",
+        "v1beta2",
+        "VirtualService",
+        "virtualservices",
     );
 }

@@ -226,6 +226,13 @@ fn fill(
     if intent.asleep == Some(false) {
         plan.writes.extend(autoscaler.and_then(autoscaler::resume));
     }
+    if intent.split.is_none() {
+        let request = route_request(view, status, Split::PRIMARY);
+        let lookup = |name: &ObjectRef| view.snapshot.object(name);
+        let writes = view.router.prepare(&request, &lookup);
+        plan.writes
+            .extend(writes.map_err(|error| ("RouteNotWritable", error.to_string()))?);
+    }
     if let Some((hash, configs)) = intent.primary {
         if intent.copies || view.primary.is_absent() {
             copy_configs(view, configs, plan)?;
@@ -287,13 +294,8 @@ fn canary_clone(
         .map_err(|error| ("TargetUnfit", error.to_string()))
 }
 
-fn route_writes(
-    view: &View<'_>,
-    status: &CanaryStatus,
-    split: Split,
-    plan: &mut Plan,
-) -> Result<(), (&'static str, String)> {
-    let request = RouteRequest {
+fn route_request<'v>(view: &'v View<'_>, status: &CanaryStatus, split: Split) -> RouteRequest<'v> {
+    RouteRequest {
         canary: view.canary,
         settings: &view.snapshot.settings.routing,
         split,
@@ -303,7 +305,16 @@ fn route_writes(
             previous: status.previous_session_affinity_cookie.clone(),
         },
         selector_label: Some(view.selector.key.as_str()).filter(|key| !key.is_empty()),
-    };
+    }
+}
+
+fn route_writes(
+    view: &View<'_>,
+    status: &CanaryStatus,
+    split: Split,
+    plan: &mut Plan,
+) -> Result<(), (&'static str, String)> {
+    let request = route_request(view, status, split);
     let part = (
         "route",
         split.canary.percent(),

@@ -39,6 +39,19 @@ impl Weight {
         self.0
     }
 
+    /// The canary's share where the two sides have these relative weights; `None` where nobody gets anything. A side that gets
+    /// anything is never rounded to nothing.
+    #[must_use]
+    pub fn proportion(primary: u64, canary: u64) -> Option<Self> {
+        let total = primary.checked_add(canary).filter(|total| *total > 0)?;
+        let percent = (canary.checked_mul(200)?.checked_add(total)?) / total.checked_mul(2)?;
+        let percent = i64::try_from(percent).ok()?;
+        Some(Self::clamped(match (primary, canary) {
+            (0, _) | (_, 0) => percent,
+            _ => percent.clamp(1, 99),
+        }))
+    }
+
     /// What is left for the other side.
     #[must_use]
     pub fn rest(self) -> Self {
@@ -244,6 +257,10 @@ pub trait Router: Send + Sync {
     }
     /// The objects that steer this canary's traffic, to be watched.
     fn objects(&self, canary: &Canary) -> Vec<ObjectRef>;
+    /// The writes of what must be there before the primary's pods can start; no traffic follows from it. None for most.
+    fn prepare(&self, _: &RouteRequest<'_>, _: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {
+        Ok(Vec::new())
+    }
     /// The writes that bring the live objects to the request; none where they already say so. Weights, matches, filters and
     /// metadata together: one write for each object.
     fn desired(
@@ -262,23 +279,42 @@ pub trait Router: Send + Sync {
     fn unfit(&self, _: &Canary, _: &Lookup<'_>) -> Vec<RouteError> {
         Vec::new()
     }
+    /// Whether it writes objects that the API server can't collect with the canary, so that [`Router::finalize`] has to be heard before
+    /// any deletion.
+    fn leaves_objects(&self) -> bool {
+        false
+    }
     /// The writes that give the user's route back when the canary is deleted with `revertOnDeletion`.
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError>;
 }
 
+mod appmesh;
 mod capabilities;
 mod gateway_api;
+mod gloo;
 mod kubernetes;
+mod kuma;
 mod own_route;
 mod route_object;
+mod smi;
+mod weighted;
 
 pub use own_route::kinds as own_routes;
 
 /// Every router, in the order in which names are tried: a longer prefix stands before a shorter one.
-static ROUTERS: [&dyn Router; 3] = [
+static ROUTERS: [&dyn Router; 12] = [
     &kubernetes::Kubernetes,
     &gateway_api::V1BETA1,
     &gateway_api::V1,
+    &smi::LINKERD,
+    &smi::OSM,
+    &smi::V1ALPHA1,
+    &smi::V1ALPHA2,
+    &smi::V1ALPHA3,
+    &kuma::Kuma,
+    &gloo::Gloo,
+    &appmesh::V1Beta2,
+    &appmesh::V1Beta1,
 ];
 
 /// The router for a provider name, by Flagger's rules: exact names, prefixes for `gatewayapi:v1…`. `None` for a name that no
@@ -313,3 +349,6 @@ pub fn table() -> Vec<(&'static str, Capabilities)> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod mesh_tests;

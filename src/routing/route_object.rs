@@ -1,11 +1,11 @@
-//! What routers that write one route object of their own, named like the apex Service, have in common: its metadata, whom it
-//! belongs to, how a route of the user is taken over and given back, and which other hand wrote it last.
+//! What routers that write route objects of their own have in common: their metadata, whom they belong to, how a route of the user is
+//! taken over and given back, what of others is kept, and which other hand wrote one last.
 
 use super::{RouteError, RouteRequest};
 use crate::api::{Canary, CustomMetadata};
 use crate::object::{
-    APPLIED_ANNOTATION, Expect, Kind, Object, ObjectRef, Patch, Reading, Write, apply_if_needed,
-    seal,
+    APPLIED_ANNOTATION, Expect, Kind, Object, ObjectRef, Patch, Reading, Write,
+    apply_sealed_if_needed, seal,
 };
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,11 +14,18 @@ use std::collections::{BTreeMap, BTreeSet};
 /// `{"spec": …, "labels": {key: value or null}, "annotations": {key: value or null}}`, where `null` stands for a key that was not there.
 pub const ORIGINAL_ANNOTATION: &str = "serin.dev/original-route";
 
+/// Annotation in which Flagger keeps what a `VirtualService` said before it took it over: the `spec` as JSON. It keeps what it found at
+/// every later edit too, which then is a spec of Flagger's own.
+const FLAGGERS_ORIGINAL_ANNOTATION: &str = "flagger.kubernetes.io/original-configuration";
+
+/// Annotation in which `kubectl apply` keeps the object that it applied.
+const KUBECTL_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// Annotations are limited to 256 KiB for one object; a quarter of it is left to one of ours.
 const LARGEST_ORIGINAL: usize = 64 * 1024;
 
 /// Keeps Flux from putting back what it finds changed. Flagger sets the same two.
-const TOOLKIT_ANNOTATIONS: [(&str, &str); 2] = [
+pub const TOOLKIT_ANNOTATIONS: [(&str, &str); 2] = [
     ("kustomize.toolkit.fluxcd.io/reconcile", "disabled"),
     ("helm.toolkit.fluxcd.io/driftDetection", "disabled"),
 ];
@@ -50,7 +57,7 @@ fn labels(canary: &Canary, selector_label: Option<&str>) -> BTreeMap<String, Str
     labels
 }
 
-fn annotations(canary: &Canary) -> BTreeMap<String, String> {
+pub fn annotations(canary: &Canary) -> BTreeMap<String, String> {
     let mut annotations = apex_metadata(canary)
         .map(|apex| apex.annotations.clone())
         .unwrap_or_default();
@@ -72,7 +79,7 @@ pub fn readable<'a>(
 }
 
 /// True if the canary controls the object.
-fn is_ours(canary: &Canary, object: &Object) -> bool {
+pub fn is_ours(canary: &Canary, object: &Object) -> bool {
     object
         .controller_owner()
         .is_some_and(|owner| !owner.uid.is_empty() && owner.uid == uid(canary))
@@ -86,24 +93,43 @@ fn sends_to_canary(canary: &Canary, spec: &Value) -> bool {
         .all(|name| spec.contains(&Value::String(name.clone()).to_string()))
 }
 
-/// What a route of the user said before Flagger took it over, as far as can be known: what kubectl applied last, else the live spec led
-/// back to the apex Service. The object holds labels and annotations of that time.
+/// What a route of the user said before Flagger took it over, as far as can be known: what kubectl applied last, else what Flagger
+/// kept, else the live spec led back to the apex Service. The object holds labels and annotations of that time.
 fn before_flagger(
     canary: &Canary,
     live: &Object,
     lead_back: fn(&Canary, &Value) -> Value,
 ) -> (Value, Object) {
-    let applied = live
-        .annotation("kubectl.kubernetes.io/last-applied-configuration")
-        .and_then(|text| serde_json::from_str::<Value>(text).ok())
-        .map_or_else(|| Object::new(json!({})), Object::new);
-    let spec = applied.at("/spec");
-    let spec = if spec.is_object() && !sends_to_canary(canary, spec) {
-        spec.clone()
+    let json = |annotation: &str| serde_json::from_str::<Value>(live.annotation(annotation)?).ok();
+    let users = |spec: &Value| spec.is_object() && !sends_to_canary(canary, spec);
+    let applied = json(KUBECTL_ANNOTATION).map_or_else(|| Object::new(Value::Null), Object::new);
+    let spec = if users(applied.at("/spec")) {
+        applied.at("/spec").clone()
     } else {
-        lead_back(canary, live.at("/spec"))
+        json(FLAGGERS_ORIGINAL_ANNOTATION)
+            .filter(users)
+            .unwrap_or_else(|| lead_back(canary, live.at("/spec")))
     };
     (spec, applied)
+}
+
+/// What [`ORIGINAL_ANNOTATION`] holds: a spec, and what `before` had in place of the labels and annotations that are set.
+fn record(
+    spec: &Value,
+    before: &Object,
+    (labels, annotations): (&BTreeMap<String, String>, &BTreeMap<String, String>),
+) -> Value {
+    let values = |keys: &BTreeMap<String, String>, then: &BTreeMap<String, String>| -> Value {
+        keys.keys()
+            .map(|key| (key.clone(), json!(then.get(key))))
+            .collect::<Map<_, _>>()
+            .into()
+    };
+    json!({
+        "spec": spec,
+        "labels": values(labels, &before.labels()),
+        "annotations": values(annotations, &before.annotations()),
+    })
 }
 
 /// What the route said before it was taken over, to be kept as long as it serves the canary. `None` for a route that was never the
@@ -139,18 +165,7 @@ fn original(
     } else {
         (live.at("/spec").clone(), live.clone())
     };
-    let values = |keys: &BTreeMap<String, String>, then: &BTreeMap<String, String>| -> Value {
-        keys.keys()
-            .map(|key| (key.clone(), json!(then.get(key))))
-            .collect::<Map<_, _>>()
-            .into()
-    };
-    let kept = json!({
-        "spec": spec,
-        "labels": values(set.0, &before.labels()),
-        "annotations": values(set.1, &before.annotations()),
-    })
-    .to_string();
+    let kept = record(&spec, &before, set).to_string();
     if kept.len() > LARGEST_ORIGINAL {
         return Err(RouteError::Unfit(
             Box::new(target.clone()),
@@ -164,10 +179,19 @@ fn original(
     Ok(Some(kept))
 }
 
-/// The apply that makes the route named like the apex Service say `spec`, or nothing where it does. `says` compares a live spec
-/// with the desired one. A route of the user is taken over and what it said is kept in [`ORIGINAL_ANNOTATION`]; it gets no owner,
-/// since what the user made must not be collected with the canary. `lead_back` makes a spec that sends to the canary's Services send to
-/// its apex Service alone, for a route of which nobody knows any more what it said.
+/// How a router looks at specs of its objects.
+#[derive(Clone, Copy)]
+pub struct Manner {
+    /// Whether a live spec says what a desired one does.
+    pub says: fn(live: &Value, desired: &Value) -> bool,
+    /// Makes a spec that sends to the canary's Services send to its apex Service alone, for a route of which nobody knows any more
+    /// what it said.
+    pub lead_back: fn(canary: &Canary, spec: &Value) -> Value,
+    /// Adds to a desired spec what others wrote inside lists that are ours as a whole and that must not be lost.
+    pub keep: fn(canary: &Canary, desired: &mut Value, live: &Value),
+}
+
+/// The apply that makes the route named like the apex Service say `spec`, or nothing where it does; see [`apply_to`].
 pub fn apply(
     request: &RouteRequest<'_>,
     kind: &Kind,
@@ -176,15 +200,34 @@ pub fn apply(
     says: fn(live: &Value, desired: &Value) -> bool,
     lead_back: fn(canary: &Canary, spec: &Value) -> Value,
 ) -> Result<Option<Write>, RouteError> {
+    let manner = Manner {
+        says,
+        lead_back,
+        keep: |_, _, _| (),
+    };
+    let target = route_of(request.canary, kind);
+    apply_to(request, &target, spec, live, &manner)
+}
+
+/// The apply that makes an object say `spec`, or nothing where it does. A route of the user is taken over and what it said is kept in
+/// [`ORIGINAL_ANNOTATION`]; it gets no owner, since what the user made must not be collected with the canary.
+pub fn apply_to(
+    request: &RouteRequest<'_>,
+    target: &ObjectRef,
+    spec: &Value,
+    live: &Reading,
+    manner: &Manner,
+) -> Result<Option<Write>, RouteError> {
     let canary = request.canary;
-    let target = route_of(canary, kind);
-    let live_object = readable(&target, live)?;
+    let kind = &target.kind;
+    let live_object = readable(target, live)?;
     let labels = labels(canary, request.selector_label);
     let mut annotations = annotations(canary);
-    if let Some(object) = live_object
-        && let Some(kept) = original(request, &target, object, (&labels, &annotations), lead_back)?
-    {
-        annotations.insert(ORIGINAL_ANNOTATION.to_owned(), kept);
+    if let Some(object) = live_object {
+        let set = (&labels, &annotations);
+        if let Some(kept) = original(request, target, object, set, manner.lead_back)? {
+            annotations.insert(ORIGINAL_ANNOTATION.to_owned(), kept);
+        }
     }
     let mut metadata = json!({
         "name": target.name,
@@ -197,54 +240,80 @@ pub fn apply(
     if !labels.is_empty() {
         metadata["labels"] = json!(labels);
     }
-    let desired = Object::new(json!({
+    let mut desired = seal(Object::new(json!({
         "apiVersion": kind.api_version(),
         "kind": kind.kind,
         "metadata": metadata,
         "spec": spec,
-    }));
-    if let Some(write) = apply_if_needed(kind, desired.clone(), live) {
+    })));
+    // After sealing: what others add later must not look like a change of ours.
+    if let Some(object) = live_object {
+        (manner.keep)(canary, &mut desired.value_mut()["spec"], object.at("/spec"));
+    }
+    if let Some(write) = apply_sealed_if_needed(kind, desired.clone(), live) {
         return Ok(Some(write));
     }
     // `covers` tolerates what it takes for foreign additions; in a route an added filter or match is drift.
     Ok(live_object
-        .filter(|object| !says(object.at("/spec"), desired.at("/spec")))
+        .filter(|object| !(manner.says)(object.at("/spec"), desired.at("/spec")))
         .map(|object| Write::Apply {
             kind: kind.clone(),
             expect: Expect::unchanged(object),
-            object: seal(desired),
+            object: desired,
         }))
 }
 
 /// The patch that gives a taken-over route back as it was, without Serin's metadata; nothing for a route that was made for the
 /// canary, since the API server collects it with its owner.
 pub fn give_back(canary: &Canary, kind: &Kind, live: &Reading) -> Result<Vec<Write>, RouteError> {
-    let target = route_of(canary, kind);
-    let Some(object) = readable(&target, live)? else {
-        return Ok(Vec::new());
-    };
-    let Some(kept) = object.annotation(ORIGINAL_ANNOTATION) else {
+    give_back_to(canary, &route_of(canary, kind), live, None)
+}
+
+/// The same for any object. With `lead_back` a route of the user that Flagger took over and that Serin has not written yet is given
+/// back too.
+pub fn give_back_to(
+    canary: &Canary,
+    target: &ObjectRef,
+    live: &Reading,
+    lead_back: Option<fn(&Canary, &Value) -> Value>,
+) -> Result<Vec<Write>, RouteError> {
+    let Some(object) = readable(target, live)? else {
         return Ok(Vec::new());
     };
     if object.controller_owner().is_some() && !is_ours(canary, object) {
         return Ok(Vec::new());
     }
-    let kept: Value = serde_json::from_str(kept)
-        .ok()
-        .filter(|kept: &Value| kept["spec"].is_object())
-        .ok_or_else(|| {
-            RouteError::Unfit(
-            Box::new(target.clone()),
-                format!(
-                    "annotation {ORIGINAL_ANNOTATION} should hold the route as it was before the take-over (JSON with a \
-                     `spec` object) and can't be read; write the wanted spec by hand and remove the annotation"
-                ),
-            )
-        })?;
+    let kept: Value = match (object.annotation(ORIGINAL_ANNOTATION), lead_back) {
+        (Some(kept), _) => serde_json::from_str(kept)
+            .ok()
+            .filter(|kept: &Value| kept["spec"].is_object())
+            .ok_or_else(|| {
+                RouteError::Unfit(
+                    Box::new(target.clone()),
+                    format!(
+                        "annotation {ORIGINAL_ANNOTATION} should hold the route as it was before the take-over (JSON with a \
+                         `spec` object) and can't be read; write the wanted spec by hand and remove the annotation"
+                    ),
+                )
+            })?,
+        (None, Some(lead_back))
+            if !is_ours(canary, object) && sends_to_canary(canary, object.at("/spec")) =>
+        {
+            let (spec, before) = before_flagger(canary, object, lead_back);
+            let set = (&labels(canary, None), &annotations(canary));
+            record(&spec, &before, set)
+        }
+        _ => return Ok(Vec::new()),
+    };
     let mut operations = vec![json!({"op": "replace", "path": "/spec", "value": kept["spec"]})];
     let mut ours = annotations(canary);
-    ours.insert(APPLIED_ANNOTATION.to_owned(), String::new());
-    ours.insert(ORIGINAL_ANNOTATION.to_owned(), String::new());
+    for key in [
+        APPLIED_ANNOTATION,
+        ORIGINAL_ANNOTATION,
+        FLAGGERS_ORIGINAL_ANNOTATION,
+    ] {
+        ours.insert(key.to_owned(), String::new());
+    }
     operations.extend(restore("annotations", &kept["annotations"], &ours, object));
     operations.extend(restore(
         "labels",
@@ -264,7 +333,7 @@ pub fn give_back(canary: &Canary, kind: &Kind, live: &Reading) -> Result<Vec<Wri
         operations.push(json!({"op": "remove", "path": path}));
     }
     Ok(vec![Write::Patch {
-        target,
+        target: target.clone(),
         patch: Patch::Json(operations),
         expect: Expect::unchanged(object),
     }])

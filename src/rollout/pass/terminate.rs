@@ -6,6 +6,7 @@ use crate::api::{Deletion, Phase};
 use crate::object::{Expect, ObjectRef, Patch, Reading, Write, kinds};
 use crate::rollout::decision::Severity;
 use crate::rollout::view::signed;
+use crate::routing::{self, Router};
 use crate::workload::services::{self, ServiceRole};
 use crate::workload::{self, ReadinessRule, autoscaler};
 use serde_json::json;
@@ -14,12 +15,14 @@ use serde_json::json;
 pub(crate) const FINALIZER: &str = "finalizer.flagger.app";
 
 impl Pass<'_> {
-    /// The finalizer is there exactly as long as the user wants changes undone. Only in a pass that changes no status, since a
+    /// The finalizer is there exactly as long as the user wants changes undone, or the router has objects that nobody else takes away. Only in a pass that changes no status, since a
     /// status write moves the version that this patch is guarded with.
     pub(super) fn finalizer_write(&self) -> Option<Write> {
         let metadata = &self.canary.metadata;
         let present = metadata.finalizers.iter().any(|name| name == FINALIZER);
-        let wanted = self.canary.spec.revert_on_deletion() && !metadata.is_deleting();
+        let wanted = (self.canary.spec.revert_on_deletion()
+            || self.router().is_some_and(Router::leaves_objects))
+            && !metadata.is_deleting();
         if present == wanted || metadata.is_deleting() {
             return None;
         }
@@ -74,7 +77,10 @@ impl Pass<'_> {
             return Vec::new();
         }
         if !self.canary.spec.revert_on_deletion() {
-            return self.release();
+            let left = self.router().filter(|router| router.leaves_objects());
+            let mut writes = left.map(|router| self.undo(router)).unwrap_or_default();
+            writes.extend(self.release());
+            return writes;
         }
         let deadline = signed(self.canary.spec.progress_deadline());
         let Some(deletion) = self.status.deletion.clone() else {
@@ -188,13 +194,23 @@ impl Pass<'_> {
         {
             writes.extend(services::restore_apex(self.canary, &selector, &apex));
         }
-        let default = &self.snapshot.settings.mesh_provider;
-        if let Some(router) = crate::routing::router_of(self.canary, default) {
-            let lookup = |name: &ObjectRef| self.snapshot.object(name);
-            // A route that can't be given back must not keep the object for ever.
-            writes.extend(router.finalize(self.canary, &lookup).unwrap_or_default());
-        }
+        writes.extend(
+            self.router()
+                .map(|router| self.undo(router))
+                .unwrap_or_default(),
+        );
         let restored = writes.is_empty();
         (writes, restored)
+    }
+
+    fn router(&self) -> Option<&'static dyn Router> {
+        let flag = &self.snapshot.settings.mesh_provider;
+        routing::router_of(self.canary, flag)
+    }
+
+    /// A route that can't be given back must not keep the object for ever.
+    fn undo(&self, router: &dyn Router) -> Vec<Write> {
+        let lookup = |name: &ObjectRef| self.snapshot.object(name);
+        router.finalize(self.canary, &lookup).unwrap_or_default()
     }
 }

@@ -11,6 +11,7 @@ mod deletion;
 mod holds;
 mod own_route;
 mod reasons;
+mod routers;
 mod scheduler;
 mod services;
 mod targets;

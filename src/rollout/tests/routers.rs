@@ -1,0 +1,107 @@
+//! Whole releases by the routers whose objects nobody answers for, and what such a router needs of the engine beside weights.
+
+use super::*;
+use crate::object::{Write, kinds};
+use crate::routing::{RoutingSettings, Split, router};
+
+const FINALIZER: &str = "finalizer.flagger.app";
+
+/// A canary for this provider, with all that any of them needs.
+fn canary_for(provider: &str) -> String {
+    canary_with(STEPS, &format!(", provider: '{provider}'")).replace(
+        "port: 9898, gatewayRefs: [{name: gateway, namespace: infra}]",
+        "port: 9898, meshName: global",
+    )
+}
+
+/// What the router reads of its objects.
+fn split(cluster: &Cluster, provider: &str) -> Option<Split> {
+    let canary = cluster.object(&cluster.canary_name()).unwrap().value();
+    let canary = crate::api::Canary::decode(canary).unwrap();
+    let settings = RoutingSettings::default();
+    let lookup = |name: &crate::object::ObjectRef| match cluster.object(name) {
+        Some(object) => crate::object::Reading::Present(std::sync::Arc::new(object.clone())),
+        None => crate::object::Reading::Absent,
+    };
+    let router = router(provider).unwrap();
+    router.observed(&canary, &settings, &lookup).unwrap().split
+}
+
+#[test]
+fn a_release_goes_by_its_steps_to_the_end() {
+    for provider in [
+        "linkerd",
+        "osm",
+        "smi:v1alpha1",
+        "smi:v1alpha2",
+        "smi:v1alpha3",
+        "kuma",
+        "gloo",
+        "appmesh",
+        "appmesh:v1beta2",
+    ] {
+        let mut cluster = initialised_with(&canary_for(provider));
+        assert_eq!(
+            split(&cluster, provider),
+            Some(Split::PRIMARY),
+            "{provider}"
+        );
+        cluster.deploy("podinfo:2").run_until_calm();
+        assert_eq!(
+            split(&cluster, provider),
+            Some(Split::canary(20)),
+            "{provider}"
+        );
+        cluster.advance(10).run_until_calm();
+        assert_eq!(
+            split(&cluster, provider),
+            Some(Split::canary(40)),
+            "{provider}"
+        );
+        cluster.run_until(Phase::Succeeded);
+        assert_eq!(
+            split(&cluster, provider),
+            Some(Split::PRIMARY),
+            "{provider}"
+        );
+        assert_eq!(cluster.image("podinfo-primary"), "podinfo:2", "{provider}");
+    }
+}
+
+#[test]
+fn a_route_without_namespace_holds_its_canary_until_it_is_deleted() {
+    let mut cluster = initialised_with(&canary_for("kuma"));
+    let route = kinds::TRAFFIC_ROUTE.named("", "podinfo.test");
+    let finalizers = |cluster: &Cluster| {
+        let canary = cluster.object(&cluster.canary_name()).unwrap();
+        canary.at("/metadata/finalizers").to_string()
+    };
+    assert!(finalizers(&cluster).contains(FINALIZER));
+    assert!(cluster.object(&route).is_some());
+    cluster.delete_canary().run_until_calm();
+    assert!(cluster.object(&route).is_none());
+    assert!(cluster.is_gone());
+    // Another router needs no word before a deletion.
+    let mut cluster = initialised_with(&canary_for("kuma"));
+    cluster.edit_canary(|spec| spec["provider"] = json!("osm"));
+    cluster.run_until_calm();
+    assert!(!finalizers(&cluster).contains(FINALIZER));
+}
+
+#[test]
+fn nodes_of_app_mesh_are_there_before_pods_of_the_primary_and_routes_come_after() {
+    let mut cluster = Cluster::given_canary(&canary_for("appmesh:v1beta2"));
+    cluster.given_deployment("podinfo:1");
+    cluster.run_until(Phase::Initialized);
+    let position = |kind: &str, name: &str| {
+        let found = cluster.writes.iter().position(|write| {
+            let target = Write::target(write);
+            (&*target.kind.kind, target.name.as_str()) == (kind, name)
+        });
+        found.unwrap_or_else(|| panic!("{kind} {name} was not written"))
+    };
+    let primary = position("Deployment", "podinfo-primary");
+    assert!(position("VirtualNode", "podinfo-primary") < primary);
+    assert!(position("VirtualNode", "podinfo-canary") < primary);
+    assert!(position("VirtualRouter", "podinfo") > primary);
+}
