@@ -23,9 +23,15 @@ fn of_text(text: &str) -> Vec<Finding> {
 }
 
 fn golden(name: &str, text: &str) {
+    // A router more or less changes nothing of what is found here.
+    let routers: Vec<&str> = crate::routing::table()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    let text = text.replace(&routers.join(", "), "…");
     let path = root().join("tests/fixtures/lint").join(name);
     if std::env::var("GOLDEN").is_ok_and(|value| value == "write") {
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, &text).unwrap();
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(
