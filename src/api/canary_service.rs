@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::schema;
+use super::string_enum::string_enum;
 use super::traffic_policy::TrafficPolicy;
 
 /// How clients reach the workload.
@@ -85,6 +86,10 @@ pub struct CanaryService {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub gateway_refs: Vec<GatewayRef>,
+    /// Gateway API: the kind of route that is written. A GRPCRoute (gatewayapi:v1) matches calls by service and method; where an existing
+    /// canary changes its kind, its former route has to be deleted by hand. Default: HTTPRoute, which carries gRPC too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route_kind: Option<RouteKind>,
     /// What scripts of other origins may call (Istio, Gateway API). Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cors_policy: Option<CorsPolicy>,
@@ -104,6 +109,17 @@ pub struct CanaryService {
     /// Labels and annotations of the generated Services that other tools write and that are left alone. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unmanaged_metadata: Option<UnmanagedMetadata>,
+}
+
+string_enum! {
+    /// A kind of route of the Gateway API.
+    pub enum RouteKind {
+        /// Routes requests of HTTP, gRPC among them.
+        #[default]
+        Http = "HTTPRoute",
+        /// Routes calls of gRPC by their service and method.
+        Grpc = "GRPCRoute",
+    }
 }
 
 /// A number or a name.

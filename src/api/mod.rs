@@ -52,7 +52,8 @@ pub use canary_analysis::{
 };
 pub use canary_service::{
     CanaryService, CorsPolicy, CustomMetadata, GatewayRef, HeaderOperations, Headers, HttpMatch,
-    IntOrString, MirrorBackendRef, MirrorFilter, Retries, Rewrite, StringMatch, UnmanagedMetadata,
+    IntOrString, MirrorBackendRef, MirrorFilter, Retries, Rewrite, RouteKind, StringMatch,
+    UnmanagedMetadata,
 };
 pub use canary_status::{
     AlertRecord, CanaryStatus, CommandAnswer, Condition, ConditionStatus, Deletion, MetricStatus,

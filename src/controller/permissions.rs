@@ -100,7 +100,10 @@ pub static PROVIDERS: &[(&str, &[Grant])] = &[
             on(kinds::APPMESH_VIRTUAL_SERVICE, OWN),
         ],
     ),
-    ("gatewayapi", &[on(kinds::HTTP_ROUTE, OWN)]),
+    (
+        "gatewayapi",
+        &[on(kinds::HTTP_ROUTE, OWN), on(kinds::GRPC_ROUTE, OWN)],
+    ),
     (
         "gloo",
         &[on(kinds::ROUTE_TABLE, OWN), on(kinds::UPSTREAM, OWN)],

@@ -199,6 +199,8 @@ pub mod kinds {
         "HTTPRoute",
         "httproutes",
     );
+    pub const GRPC_ROUTE: Kind =
+        Kind::namespaced("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes");
     pub const TRAFFIC_SPLIT_V1ALPHA1: Kind = Kind::namespaced(
         "split.smi-spec.io",
         "v1alpha1",

@@ -39,6 +39,12 @@ const UNSEEN: &[(&str, &str, &str, &str)] = &[
         "asked for only by the admission plugin OwnerReferencesPermissionEnforcement",
     ),
     ("keda.sh", "scaledobjects", "*", "no KEDA on this bed"),
+    (
+        "gateway.networking.k8s.io",
+        "grpcroutes",
+        "*",
+        "written only for a canary with routeKind: GRPCRoute",
+    ),
 ];
 
 /// What must be there before the canary: a template that it names, and the autoscaler of its target.

@@ -70,6 +70,7 @@ static TABLE: [(Kind, Names, Names); 20] = [
     (GATEWAY, &["gtw"], &["status"]),
     (kinds::HTTP_ROUTE, &[], &["status"]),
     (kinds::HTTP_ROUTE_V1BETA1, &[], &["status"]),
+    (kinds::GRPC_ROUTE, &[], &["status"]),
     plain(kinds::SCALED_OBJECT, &[]),
 ];
 

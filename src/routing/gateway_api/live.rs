@@ -1,14 +1,17 @@
-//! What a live `HTTPRoute` says: its split, whether a gateway has taken it over, and whether it says what is desired.
+//! What a live route says: its split, whether a gateway has taken it over, and whether it says what is desired.
 
 use super::rules;
 use crate::api::Canary;
-use crate::object::{Object, covers};
+use crate::object::{Object, ObjectRef, covers};
 use crate::routing::{Applied, Observed, Split, Weight, route_object};
 use serde_json::Value;
 
+/// What is said where no controller has said anything.
+const NOT_YET: &str = "no gateway has accepted the route yet";
+
 /// Fields whose presence changes what a route does. Where only the live route has one of them somebody has added it by hand;
 /// other fields that only the live route has are defaults of the API.
-const MEANINGFUL: [&str; 18] = [
+const MEANINGFUL: [&str; 19] = [
     "hostnames",
     "filters",
     "timeouts",
@@ -17,6 +20,7 @@ const MEANINGFUL: [&str; 18] = [
     "headers",
     "queryParams",
     "method",
+    "service",
     "namespace",
     "sectionName",
     "port",
@@ -55,15 +59,11 @@ pub fn says(live: &Value, desired: &Value) -> bool {
 }
 
 /// The split, the acceptance and the last foreign writer of a route.
-pub fn observed(canary: &Canary, route: Option<&Object>) -> Observed {
+pub fn observed(canary: &Canary, target: &ObjectRef, route: Option<&Object>) -> Observed {
     let Some(route) = route else {
         return Observed {
             split: None,
-            applied: Applied::Pending(format!(
-                "HTTPRoute {}.{} does not exist yet",
-                canary.apex_name(),
-                canary.metadata.namespace
-            )),
+            applied: Applied::Pending(format!("{target} does not exist yet")),
             foreign_writer: None,
         };
     };
@@ -140,20 +140,9 @@ fn split_of(canary: &Canary, rule: &Value) -> Option<Split> {
     let primary = weight(&canary.primary_service_name())?;
     let share = weight(&canary_service)?;
     Some(Split {
-        canary: proportion(primary, share)?,
+        canary: Weight::proportion(primary, share)?,
         mirrored: mirrors(canary, rule, &canary_service),
     })
-}
-
-/// The canary's share in percent. A side that gets anything is never rounded to nothing.
-fn proportion(primary: u64, canary: u64) -> Option<Weight> {
-    let total = primary.checked_add(canary).filter(|total| *total > 0)?;
-    let percent = (canary.checked_mul(200)?.checked_add(total)?) / total.checked_mul(2)?;
-    let percent = i64::try_from(percent).ok()?;
-    Some(Weight::clamped(match (primary, canary) {
-        (0, _) | (_, 0) => percent,
-        _ => percent.clamp(1, 99),
-    }))
 }
 
 /// Whether a rule mirrors to the canary, apart from the mirrors that the user asked for at all times.
@@ -188,7 +177,7 @@ fn applied(canary: &Canary, route: &Object) -> Applied {
 pub fn accepted_by(parents: impl Iterator<Item = Value>, route: &Object) -> Applied {
     let entries = list(route.at("/status"), "parents");
     if entries.is_empty() {
-        return Applied::Pending("no gateway has accepted the route yet".to_owned());
+        return Applied::Pending(NOT_YET.to_owned());
     }
     let namespace = route.namespace();
     for parent in parents {
@@ -204,7 +193,7 @@ pub fn accepted_by(parents: impl Iterator<Item = Value>, route: &Object) -> Appl
         let why = verdicts
             .into_iter()
             .find_map(Result::err)
-            .unwrap_or_else(|| "no gateway has accepted the route yet".to_owned());
+            .unwrap_or_else(|| NOT_YET.to_owned());
         return Applied::Pending(format!(
             "parent {} {}: {why}",
             parent["kind"].as_str().unwrap_or_default(),
@@ -218,7 +207,11 @@ pub fn accepted_by(parents: impl Iterator<Item = Value>, route: &Object) -> Appl
 fn identity<'a>(parent: &'a Value, namespace: &'a str) -> ([&'a str; 5], Option<i64>) {
     let text = |key: &str, default: &'a str| parent[key].as_str().unwrap_or(default);
     let names = [
-        text("group", "gateway.networking.k8s.io"),
+        // Some controllers call the group of Services by its other name.
+        match text("group", "gateway.networking.k8s.io") {
+            "core" => "",
+            group => group,
+        },
         text("kind", "Gateway"),
         text("namespace", namespace),
         text("name", ""),
@@ -244,7 +237,7 @@ fn acceptance(entry: &Value, generation: i64) -> Result<(), String> {
         )
     };
     let Some(accepted) = condition("Accepted") else {
-        return Err("no gateway has accepted the route yet".to_owned());
+        return Err(NOT_YET.to_owned());
     };
     let seen = accepted["observedGeneration"]
         .as_i64()

@@ -55,15 +55,23 @@ pub fn read(subject: &Subject<'_>) -> (SpecMatches, Vec<Problem>) {
     for (position, entry) in subject.service.matches.iter().enumerate() {
         let path = format!("spec.service.match[{position}]");
         unmapped(entry, &path, &mut problems);
-        service.extend(one(entry, &path, &mut problems));
+        service.extend(if subject.flavour.grpc {
+            call(entry, &path, &mut problems)
+        } else {
+            one(entry, &path, &mut problems)
+        });
     }
     if service.is_empty() {
-        service.push(json!({"path": everything()}));
+        service.push(if subject.flavour.grpc {
+            json!({})
+        } else {
+            json!({"path": everything()})
+        });
     }
     let mut analysis = Vec::new();
     for (position, entry) in subject.canary.spec.analysis.matches.iter().enumerate() {
         let path = format!("spec.analysis.match[{position}]");
-        analysis.extend(condition(entry, &path, &mut problems));
+        analysis.extend(condition(entry, &path, subject.flavour.grpc, &mut problems));
     }
     problems.extend(too_many(subject, service.len(), analysis.len()));
     (SpecMatches { service, analysis }, problems)
@@ -204,8 +212,68 @@ fn one(entry: &HttpMatch, path: &str, problems: &mut Vec<Problem>) -> Option<Val
     Some(found)
 }
 
+/// One entry for calls of gRPC, whose path is `/package.Service/Method`; `None` where it says nothing that the Gateway API can express.
+fn call(entry: &HttpMatch, path: &str, problems: &mut Vec<Problem>) -> Option<Value> {
+    let mut found = json!({});
+    if let Some(uri) = &entry.uri {
+        let exact = filled(uri.exact.as_ref()).map(|path| (path, true));
+        let prefix = filled(uri.prefix.as_ref()).map(|path| (path, false));
+        let parts: Option<(Vec<&str>, bool)> = exact.or(prefix).and_then(|(path, whole)| {
+            let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+            Some((parts, whole))
+        });
+        match parts.as_ref().map(|(parts, whole)| (parts.as_slice(), *whole)) {
+            Some(([""], false)) => {}
+            Some(([service] | [service, ""], false)) if !service.is_empty() => {
+                found["method"] = json!({"type": "Exact", "service": service});
+            }
+            Some(([service, method], true)) if !service.is_empty() && !method.is_empty() => {
+                found["method"] = json!({"type": "Exact", "service": service, "method": method});
+            }
+            _ => problems.push(Problem {
+                field: format!("{path}.uri"),
+                found: shown(uri),
+                expected: "a GRPCRoute knows `exact: /package.Service/Method` and `prefix: /package.Service`"
+                    .to_owned(),
+                harmless: false,
+            }),
+        }
+    }
+    if let Some(method) = &entry.method
+        && filled(method.exact.as_ref()) != Some("POST")
+    {
+        problems.push(Problem {
+            field: format!("{path}.method"),
+            found: shown(method),
+            expected: "every call of gRPC is a POST; name its method in `uri`".to_owned(),
+            harmless: false,
+        });
+    }
+    if !entry.query_params.is_empty() {
+        problems.push(Problem {
+            field: format!("{path}.queryParams"),
+            found: shown(&entry.query_params),
+            expected: "calls of gRPC have none".to_owned(),
+            harmless: false,
+        });
+    }
+    let headers = named(&entry.headers, &format!("{path}.headers"), problems);
+    if !headers.is_empty() {
+        found["headers"] = headers.into();
+    }
+    found
+        .as_object()
+        .is_some_and(|found| !found.is_empty())
+        .then_some(found)
+}
+
 /// One condition of an A/B test; `None`, with a problem, where it says nothing that the Gateway API can express.
-fn condition(entry: &AnalysisMatch, path: &str, problems: &mut Vec<Problem>) -> Option<Value> {
+fn condition(
+    entry: &AnalysisMatch,
+    path: &str,
+    grpc: bool,
+    problems: &mut Vec<Problem>,
+) -> Option<Value> {
     let before = problems.len();
     let headers = named(&entry.headers, &format!("{path}.headers"), problems);
     let query = named(
@@ -213,6 +281,14 @@ fn condition(entry: &AnalysisMatch, path: &str, problems: &mut Vec<Problem>) -> 
         &format!("{path}.queryParams"),
         problems,
     );
+    if grpc && !query.is_empty() {
+        problems.push(Problem {
+            field: format!("{path}.queryParams"),
+            found: shown(&entry.query_params),
+            expected: "calls of gRPC have none; use headers".to_owned(),
+            harmless: false,
+        });
+    }
     if !entry.source_labels.is_empty() {
         problems.push(Problem {
             field: format!("{path}.sourceLabels"),
@@ -225,7 +301,7 @@ fn condition(entry: &AnalysisMatch, path: &str, problems: &mut Vec<Problem>) -> 
     if !headers.is_empty() {
         found["headers"] = headers.into();
     }
-    if !query.is_empty() {
+    if !query.is_empty() && !grpc {
         found["queryParams"] = query.into();
     }
     if found.as_object().is_some_and(|found| !found.is_empty()) {

@@ -1,4 +1,4 @@
-//! Providers `gatewayapi:v1` and `gatewayapi:v1beta1`: one `HTTPRoute`, named like the apex Service, that holds everything: parents,
+//! Providers `gatewayapi:v1` and `gatewayapi:v1beta1`: one `HTTPRoute`, or a `GRPCRoute` where the canary asks for it, named like the apex Service, that holds everything: parents,
 //! host names, matches, filters, weights and the rules of session affinity. It is written whole, by server-side apply, and only when
 //! it says something else.
 //!
@@ -21,7 +21,7 @@ use super::{
     Capabilities, Condition, Lookup, Mirror, Observed, Refusal, RouteError, RouteRequest, Router,
     RoutingSettings, ServiceField, capabilities, route_object,
 };
-use crate::api::{Canary, CanaryService};
+use crate::api::{Canary, CanaryService, RouteKind};
 use crate::object::{Kind, ObjectRef, Write, kinds};
 
 /// Where the two versions of the API differ.
@@ -29,10 +29,8 @@ use crate::object::{Kind, ObjectRef, Write, kinds};
 pub struct Flavour {
     provider: &'static str,
     kind: Kind,
-    /// Rules have timeouts.
-    timeouts: bool,
-    /// There is a CORS filter.
-    cors: bool,
+    /// Calls of gRPC are matched, by service and method.
+    grpc: bool,
     /// The primary's users can be pinned too.
     primary_affinity: bool,
     /// Fields of `spec.service` that come to the route.
@@ -43,8 +41,7 @@ pub struct Flavour {
 pub static V1: Flavour = Flavour {
     provider: "gatewayapi:v1",
     kind: kinds::HTTP_ROUTE,
-    timeouts: true,
-    cors: true,
+    grpc: false,
     primary_affinity: true,
     fields: &[
         ServiceField::Match,
@@ -62,8 +59,7 @@ pub static V1: Flavour = Flavour {
 pub static V1BETA1: Flavour = Flavour {
     provider: "gatewayapi:v1beta1",
     kind: kinds::HTTP_ROUTE_V1BETA1,
-    timeouts: false,
-    cors: false,
+    grpc: false,
     primary_affinity: false,
     fields: &[
         ServiceField::Match,
@@ -74,7 +70,21 @@ pub static V1BETA1: Flavour = Flavour {
     ],
 };
 
-const GATEWAY_REFS_EXPECTED: &str = "an HTTPRoute needs at least one parent: name the Gateway, for example \
+/// `gatewayapi:v1` for a canary with `routeKind: GRPCRoute`.
+static V1_GRPC: Flavour = Flavour {
+    provider: "gatewayapi:v1",
+    kind: kinds::GRPC_ROUTE,
+    grpc: true,
+    primary_affinity: false,
+    fields: &[
+        ServiceField::Match,
+        ServiceField::Hosts,
+        ServiceField::Headers,
+        ServiceField::Mirror,
+    ],
+};
+
+const GATEWAY_REFS_EXPECTED: &str = "a route needs at least one parent: name the Gateway, for example \
                                      `gatewayRefs: [{name: my-gateway, namespace: my-namespace}]`, or a Service with `group: \"\"` \
                                      and `kind: Service` for traffic inside a mesh";
 
@@ -97,10 +107,30 @@ impl<'a> Subject<'a> {
             None => Err(RouteError::Invalid {
                 field: "spec.service".to_owned(),
                 found: "missing".to_owned(),
-                expected:
-                    "an HTTPRoute needs at least spec.service.port and spec.service.gatewayRefs"
-                        .to_owned(),
+                expected: "a route needs at least spec.service.port and spec.service.gatewayRefs"
+                    .to_owned(),
             }),
+        }
+    }
+}
+
+impl Flavour {
+    /// Whether a field of `spec.service` comes to the route.
+    fn has(&self, field: ServiceField) -> bool {
+        self.fields.contains(&field)
+    }
+
+    /// The flavour for a canary, which may ask for another kind of route.
+    fn of(&self, canary: &Canary) -> &Self {
+        let kind = canary
+            .spec
+            .service
+            .as_ref()
+            .and_then(|service| service.route_kind);
+        if kind == Some(RouteKind::Grpc) && self.provider == V1_GRPC.provider {
+            &V1_GRPC
+        } else {
+            self
         }
     }
 }
@@ -118,12 +148,16 @@ impl Router for Flavour {
     fn capabilities(&self) -> Capabilities {
         use Condition::{HeaderExact, HeaderRegex, QueryExact, QueryRegex};
         Capabilities {
-            conditions: &[HeaderExact, HeaderRegex, QueryExact, QueryRegex],
+            conditions: if self.grpc {
+                &[HeaderExact, HeaderRegex]
+            } else {
+                &[HeaderExact, HeaderRegex, QueryExact, QueryRegex]
+            },
             mirror: Mirror {
                 blue_green: true,
                 ..Mirror::NONE
             },
-            affinity: true,
+            affinity: !self.grpc,
             primary_affinity: self.primary_affinity,
             fields: self.fields,
             ..Capabilities::WEIGHTED
@@ -131,17 +165,23 @@ impl Router for Flavour {
     }
 
     fn refusals(&self, canary: &Canary) -> Vec<Refusal> {
-        let mut found = refusals::of(self, canary);
+        let flavour = self.of(canary);
+        let mut found = refusals::of(flavour, canary);
+        let name = if flavour.grpc {
+            "a GRPCRoute"
+        } else {
+            flavour.provider
+        };
         found.extend(capabilities::refusals(
-            self.provider,
-            &self.capabilities(),
+            name,
+            &flavour.capabilities(),
             canary,
         ));
         found
     }
 
     fn objects(&self, canary: &Canary) -> Vec<ObjectRef> {
-        vec![route_object::route_of(canary, &self.kind)]
+        vec![route_object::route_of(canary, &self.of(canary).kind)]
     }
 
     fn desired(
@@ -149,11 +189,12 @@ impl Router for Flavour {
         request: &RouteRequest<'_>,
         live: &Lookup<'_>,
     ) -> Result<Vec<Write>, RouteError> {
-        let spec = rules::spec(self, request)?;
-        let reading = live(&route_object::route_of(request.canary, &self.kind));
+        let flavour = self.of(request.canary);
+        let spec = rules::spec(flavour, request)?;
+        let reading = live(&route_object::route_of(request.canary, &flavour.kind));
         let write = route_object::apply(
             request,
-            &self.kind,
+            &flavour.kind,
             &spec,
             &reading,
             live::says,
@@ -168,14 +209,15 @@ impl Router for Flavour {
         _: &RoutingSettings,
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
-        let target = route_object::route_of(canary, &self.kind);
+        let target = route_object::route_of(canary, &self.of(canary).kind);
         let reading = live(&target);
         let route = route_object::readable(&target, &reading)?;
-        Ok(live::observed(canary, route))
+        Ok(live::observed(canary, &target, route))
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {
-        let reading = live(&route_object::route_of(canary, &self.kind));
-        route_object::give_back(canary, &self.kind, &reading)
+        let kind = &self.of(canary).kind;
+        let reading = live(&route_object::route_of(canary, kind));
+        route_object::give_back(canary, kind, &reading)
     }
 }

@@ -1,9 +1,9 @@
-//! What a canary asks for that an `HTTPRoute` can't say, apart from what follows from the capabilities. Errors are those with which any route would be wrong; with warnings the rollout
+//! What a canary asks for that a route can't say, apart from what follows from the capabilities. Errors are those with which any route would be wrong; with warnings the rollout
 //! goes on without that feature, as it does in Flagger.
 
 use super::{Flavour, Subject, matches};
-use crate::api::{Canary, CanaryService, parse_go_duration};
-use crate::routing::{Refusal, RouteError};
+use crate::api::{Canary, CanaryService, RouteKind, parse_go_duration};
+use crate::routing::{Refusal, RouteError, ServiceField};
 use serde_json::Value;
 
 /// Everything that is refused, in the order of the spec.
@@ -22,6 +22,15 @@ pub fn of(flavour: &Flavour, canary: &Canary) -> Vec<Refusal> {
         refusals.push(Refusal::error(
             "spec.service.gatewayRefs",
             format!("empty; {}", super::GATEWAY_REFS_EXPECTED),
+        ));
+    }
+    if subject.service.route_kind == Some(RouteKind::Grpc) && !flavour.grpc {
+        refusals.push(Refusal::error(
+            "spec.service.routeKind",
+            format!(
+                "GRPCRoute; {} has none: use gatewayapi:v1",
+                flavour.provider
+            ),
         ));
     }
     refusals.extend(of_matches(&subject));
@@ -46,7 +55,8 @@ fn of_matches(subject: &Subject<'_>) -> Vec<Refusal> {
     });
     let one_prefix =
         |matches: &[Value]| matches.len() == 1 && matches[0]["path"]["type"] == "PathPrefix";
-    let unfit_rewrite = (rewrites_prefix
+    let unfit_rewrite = (!subject.flavour.grpc
+        && rewrites_prefix
         && !(one_prefix(&found.service) && found.analysis.len() <= 1))
         .then(|| {
             Refusal::error(
@@ -89,7 +99,7 @@ fn of_service(flavour: &Flavour, service: &CanaryService) -> Vec<Refusal> {
         let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else {
             continue;
         };
-        if flavour.timeouts && !is_gateway_duration(value) {
+        if flavour.has(ServiceField::Timeout) && !is_gateway_duration(value) {
             refusals.push(Refusal::error(
                 field,
                 format!(
@@ -105,7 +115,7 @@ fn of_service(flavour: &Flavour, service: &CanaryService) -> Vec<Refusal> {
             .and_then(|value| parse_go_duration(value).ok())
             .filter(|value| !value.is_zero())
     };
-    if flavour.timeouts
+    if flavour.has(ServiceField::Timeout)
         && let (Some(request), Some(backend)) =
             (longest(&service.timeout), longest(&service.backend_timeout))
         && backend > request
@@ -131,14 +141,14 @@ fn of_service(flavour: &Flavour, service: &CanaryService) -> Vec<Refusal> {
         }
     }
     if let Some(policy) = &service.cors_policy {
-        if flavour.cors && !policy.allow_origins.is_empty() {
+        if flavour.has(ServiceField::CorsPolicy) && !policy.allow_origins.is_empty() {
             refusals.push(Refusal::warning(
                 "spec.service.corsPolicy.allowOrigins",
                 "set; the Gateway API knows no conditions on origins, list them in allowOrigin (`*` may stand for a part)",
             ));
         }
         if let Some(age) = policy.max_age.as_deref()
-            && flavour.cors
+            && flavour.has(ServiceField::CorsPolicy)
             && super::rules::cors_seconds(age).is_none()
         {
             refusals.push(Refusal::warning(

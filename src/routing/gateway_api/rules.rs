@@ -1,10 +1,10 @@
-//! From a canary and a split to the `spec` of an `HTTPRoute`. Every list is emitted in a fixed order and every default of the API
+//! From a canary and a split to the `spec` of a route. Every list is emitted in a fixed order and every default of the API
 //! is written out, so the same request always gives the same bytes.
 
 use super::matches::{self, SpecMatches};
 use super::{Flavour, Subject, affinity};
 use crate::api::{Canary, CorsPolicy, GatewayRef, HeaderOperations, Rewrite, parse_go_duration};
-use crate::routing::{RouteError, RouteRequest, Split, Weight};
+use crate::routing::{RouteError, RouteRequest, ServiceField, Split, Weight};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -27,7 +27,9 @@ pub fn spec(flavour: &Flavour, request: &RouteRequest<'_>) -> Result<Value, Rout
     } = matches::of(&subject)?;
 
     let weighted = rule(&subject, &service_matches, request.split);
-    let rules = if analysis.is_empty() {
+    let rules = if analysis.is_empty() && flavour.grpc {
+        vec![weighted]
+    } else if analysis.is_empty() {
         affinity::rules(&subject, request, weighted, &service_matches)
     } else {
         let mut matching = weighted;
@@ -51,7 +53,11 @@ pub fn spec(flavour: &Flavour, request: &RouteRequest<'_>) -> Result<Value, Rout
 /// One parent with its defaults written out.
 pub fn parent_ref(parent: &GatewayRef) -> Value {
     let mut value = json!({
-        "group": parent.group.as_deref().unwrap_or("gateway.networking.k8s.io"),
+        "group": parent.group.as_deref().unwrap_or(match parent.kind.as_deref() {
+            // There is no Service but the core group's.
+            Some("Service") => "",
+            _ => "gateway.networking.k8s.io",
+        }),
         "kind": parent.kind.as_deref().unwrap_or("Gateway"),
         "name": parent.name,
     });
@@ -118,10 +124,11 @@ fn rule(subject: &Subject<'_>, matches: &[Value], split: Split) -> Value {
         canary,
         service,
     } = *subject;
-    let mut rule = json!({
-        "matches": matches,
-        "backendRefs": backends(subject, split),
-    });
+    let mut rule = json!({"backendRefs": backends(subject, split)});
+    // A GRPCRoute says "every call" by no match at all.
+    if !flavour.grpc || matches.iter().any(|entry| entry != &json!({})) {
+        rule["matches"] = json!(matches);
+    }
     let mut filters = filters(subject);
     if split.mirrored {
         filters.push(
@@ -136,7 +143,7 @@ fn rule(subject: &Subject<'_>, matches: &[Value], split: Split) -> Value {
     if !filters.is_empty() {
         rule["filters"] = json!(filters);
     }
-    if flavour.timeouts {
+    if flavour.has(ServiceField::Timeout) {
         let mut timeouts = Map::new();
         let fields = [
             ("request", &service.timeout),
@@ -171,7 +178,9 @@ fn filters(subject: &Subject<'_>) -> Vec<Value> {
             );
         }
     }
-    if let Some(rewrite) = service.rewrite.as_ref().and_then(rewrite) {
+    if !flavour.grpc
+        && let Some(rewrite) = service.rewrite.as_ref().and_then(rewrite)
+    {
         filters.push(json!({"type": "URLRewrite", "urlRewrite": rewrite}));
     }
     for mirror in &service.mirror {
@@ -191,7 +200,7 @@ fn filters(subject: &Subject<'_>) -> Vec<Value> {
         }
         filters.push(json!({"type": "RequestMirror", "requestMirror": {"backendRef": backend}}));
     }
-    if flavour.cors
+    if flavour.has(ServiceField::CorsPolicy)
         && let Some(policy) = &service.cors_policy
     {
         filters.push(json!({"type": "CORS", "cors": cors(policy)}));

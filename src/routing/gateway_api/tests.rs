@@ -878,3 +878,156 @@ proptest! {
         prop_assert_eq!(V1.desired(&request, &present(route)).unwrap(), []);
     }
 }
+
+/// What a canary for calls of gRPC may ask for, and what not.
+#[test]
+fn what_a_grpc_route_cannot_say_is_refused_by_field_and_value() {
+    use Severity::{Error, Warning};
+    let cases = [
+        ("SERVICE match: [{uri: {prefix: /}}]", None),
+        ("SERVICE match: [{uri: {prefix: /a.B/}}]", None),
+        (
+            "SERVICE match: [{uri: {prefix: /a.B/C}}]",
+            Some((
+                Error,
+                "spec.service.match[0].uri",
+                "exact: /package.Service/Method",
+            )),
+        ),
+        (
+            "SERVICE match: [{uri: {exact: /a.B}}]",
+            Some((
+                Error,
+                "spec.service.match[0].uri",
+                "exact: /package.Service/Method",
+            )),
+        ),
+        (
+            "SERVICE match: [{uri: {regex: .*}}]",
+            Some((
+                Error,
+                "spec.service.match[0].uri",
+                "prefix: /package.Service",
+            )),
+        ),
+        (
+            "SERVICE match: [{method: {exact: GET}}]",
+            Some((Error, "spec.service.match[0].method", "POST")),
+        ),
+        (
+            "SERVICE match: [{queryParams: {a: {exact: b}}}]",
+            Some((Error, "spec.service.match[0].queryParams", "none")),
+        ),
+        (
+            "SERVICE rewrite: {uri: /, type: ReplacePrefixMatch}",
+            Some((Warning, "spec.service.rewrite", "no rewrite")),
+        ),
+        (
+            "SERVICE timeout: 5s",
+            Some((Warning, "spec.service.timeout", "no timeout")),
+        ),
+        (
+            "ANALYSIS match: [{queryParams: {a: {exact: b}}}]",
+            Some((Error, "spec.analysis.match[0].queryParams.a", "use headers")),
+        ),
+        (
+            "ANALYSIS sessionAffinity: {cookieName: side}",
+            Some((Warning, "spec.analysis.sessionAffinity", "no cookies")),
+        ),
+    ];
+    for (text, expected) in cases {
+        let service = "    port: 9898\n    routeKind: GRPCRoute\n";
+        let manifest = PLAIN.replace("    port: 9898\n", service);
+        let manifest = match text.split_once(' ').unwrap() {
+            ("ANALYSIS", more) => {
+                manifest.replace("{interval: 1m", &format!("{{{more}, interval: 1m"))
+            }
+            (_, more) => manifest.replace(service, &format!("{service}    {more}\n")),
+        };
+        let canary = canary(&manifest);
+        let refusals = V1.refusals(&canary);
+        let writes = V1.desired(&request(&canary, Split::canary(10)), &absent);
+        let Some((severity, field, part)) = expected else {
+            assert_eq!(refusals, [], "{text}");
+            assert!(writes.is_ok(), "{text}: {writes:?}");
+            continue;
+        };
+        let [refusal] = refusals.as_slice() else {
+            panic!("{text}: {refusals:?}");
+        };
+        assert_eq!(
+            (refusal.severity, refusal.field.as_str()),
+            (severity, field)
+        );
+        assert!(
+            refusal.message.contains(part),
+            "{text}: {}",
+            refusal.message
+        );
+        assert_eq!(writes.is_ok(), severity == Warning, "{text}: {writes:?}");
+    }
+    let manifest = PLAIN.replace(
+        "    port: 9898\n",
+        "    port: 9898\n    routeKind: GRPCRoute\n",
+    );
+    let refusals = V1BETA1.refusals(&canary(&manifest));
+    assert_eq!(refusals[0].field, "spec.service.routeKind");
+    assert_eq!(refusals[0].severity, Error);
+}
+
+/// A mesh answers for a Service as parent as a gateway does for itself, by either name of the core group.
+#[test]
+fn a_service_as_parent_is_known_by_either_name_of_its_group() {
+    for (asked, answered) in [
+        ("\"\"", ""),
+        ("core", ""),
+        ("\"\"", "core"),
+        ("core", "core"),
+    ] {
+        let parents = format!(
+            "[{{group: {asked}, kind: Service, name: podinfo, port: 9898}}, {{name: gateway, namespace: infra}}]"
+        );
+        let manifest = PLAIN.replace("[{name: gateway, namespace: infra}]", &parents);
+        let canary = canary(&manifest);
+        let mut route = live(&canary, Split::canary(10));
+        let accepted = |parent: Value| json!({"parentRef": parent, "controllerName": "x", "conditions": [{"type": "Accepted", "status": "True", "observedGeneration": 3}]});
+        let mesh = accepted(
+            json!({"group": answered, "kind": "Service", "name": "podinfo", "namespace": "test", "port": 9898}),
+        );
+        let gateway = accepted(
+            json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "gateway", "namespace": "infra"}),
+        );
+        route.value_mut()["status"] = json!({"parents": [mesh.clone()]});
+        let applied = |route: &Object| {
+            let observed = V1.observed(&canary, &SETTINGS, &present(route.clone()));
+            observed.unwrap().applied
+        };
+        let Applied::Pending(why) = applied(&route) else {
+            panic!("the gateway has not answered");
+        };
+        assert!(why.contains("Gateway gateway"), "{why}");
+        route.value_mut()["status"] = json!({"parents": [gateway.clone()]});
+        let Applied::Pending(why) = applied(&route) else {
+            panic!("the mesh has not answered");
+        };
+        assert!(why.contains("Service podinfo"), "{why}");
+        route.value_mut()["status"] = json!({"parents": [mesh, gateway]});
+        assert_eq!(applied(&route), Applied::Yes);
+    }
+}
+
+#[test]
+fn a_parent_of_kind_service_is_in_the_core_group_without_saying_so() {
+    let manifest = PLAIN.replace(
+        "{name: gateway, namespace: infra}",
+        "{kind: Service, name: podinfo}",
+    );
+    let Write::Apply { object, .. } = first(&request(&canary(&manifest), Split::PRIMARY)) else {
+        panic!("not an apply");
+    };
+    let parent = object.at("/spec/parentRefs/0");
+    assert_eq!(
+        parent,
+        &json!({"group": "", "kind": "Service", "name": "podinfo"})
+    );
+}
