@@ -18,6 +18,7 @@ mod serin_starts;
 pub mod shop;
 mod strategies;
 mod tutorial;
+mod without_plane;
 mod workloads;
 
 use anyhow::Result;
@@ -112,6 +113,12 @@ pub const ALL: &[Scenario] = &[
         "custom-resources",
         custom_resources::run,
         "the API server takes every form of a Canary whole, explains it, and an odd one disturbs no other"
+    ),
+    scenario!(
+        Shared,
+        "routers-without-plane",
+        without_plane::run,
+        "meshes that have no plane here: each object carries every split of a release, what others wrote in it stays, an edit is put back"
     ),
     scenario!(
         Shared,
