@@ -44,7 +44,7 @@ const fn plain(kind: Kind, short_names: &'static [&'static str]) -> (Kind, Names
 type Names = &'static [&'static str];
 
 /// Kind, short names, subresources.
-static TABLE: [(Kind, Names, Names); 20] = [
+static TABLE: [(Kind, Names, Names); 21] = [
     plain(NAMESPACE, &["ns"]),
     (kinds::POD, &["po"], &["status"]),
     (kinds::SERVICE, &["svc"], &["status"]),
