@@ -1,11 +1,14 @@
 //! `serin migrate check`: what becomes of each canary when Serin takes over from Flagger, from the live cluster or from files, before anything
 //! is done. The same validation and the same routers answer here that refuse or accept a canary later.
 
+use crate::analysis::{interval_problem, provider_problems};
 use crate::api::validation::{ProblemSeverity, ValidationOptions, validate};
-use crate::api::{AlertSeverity, Canary, MetricTemplate, Phase};
+use crate::api::{
+    AlertSeverity, Canary, CanaryMetric, MetricProvider, MetricProviderType, MetricTemplate, Phase,
+};
 use crate::controller::permissions;
 use crate::object::{Kind, kinds};
-use crate::{providers, routing, workload};
+use crate::{routing, workload};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use kube::api::{ApiResource, DynamicObject, ListParams};
@@ -176,6 +179,32 @@ fn of_kind<'a>(objects: &'a [Value], kind: &'a Kind) -> impl Iterator<Item = &'a
     })
 }
 
+/// What a metric's backend makes different.
+fn of_backend(metric: &CanaryMetric, provider: &MetricProvider) -> Vec<String> {
+    let kind = provider.provider_type;
+    let lacks = provider_problems(provider)
+        .into_iter()
+        .filter(|problem| problem.severity == ProblemSeverity::Error)
+        .chain(interval_problem(metric, kind, "spec.analysis.metrics[]"))
+        .map(|problem| format!("metric {}, its template: {problem}", metric.name));
+    let has_address = provider
+        .address
+        .as_deref()
+        .is_some_and(|address| !address.is_empty());
+    let own = match kind {
+        MetricProviderType::ExternalMetrics if has_address => Some(
+            "its address does not see the controller's token any more; put one of its own into secretRef".to_owned(),
+        ),
+        kind if permissions::of_metrics_provider(kind.as_str()).is_some() => Some(format!(
+            "its backend needs rights that the chart does not grant by default: --set 'rbac.metricsProviders={{{kind}}}'"
+        )),
+        _ => None,
+    };
+    lacks
+        .chain(own.map(|text| format!("metric {}: {text}", metric.name)))
+        .collect()
+}
+
 fn account(canary: &Canary, templates: &[MetricTemplate], setting: &Setting) -> Account {
     let mut refused = Vec::new();
     let mut differs = Vec::new();
@@ -218,13 +247,8 @@ fn account(canary: &Canary, templates: &[MetricTemplate], setting: &Setting) -> 
         let template = templates.iter().find(|template| {
             template.metadata.name == reference.name && template.metadata.namespace == namespace
         });
-        if let Some(template) = template
-            && providers::provider_for(template.spec.provider.provider_type).is_none()
-        {
-            differs.push(format!(
-                "metric {}: its backend {} is not there yet; runs wait for its data until analysis.noDataDeadline",
-                metric.name, template.spec.provider.provider_type
-            ));
+        if let Some(template) = template {
+            differs.extend(of_backend(metric, &template.spec.provider));
         }
     }
     differs.extend(
@@ -502,6 +526,41 @@ items:
         assert!(told.contains("shop/odd: LEFT ALONE"), "{told}");
         assert!(told.contains("3 canaries: "), "{told}");
         assert!(told.contains("rbac.providers={gatewayapi"), "{told}");
+    }
+
+    #[test]
+    fn a_backend_that_needs_more_than_in_flagger_says_what() {
+        let metric = CanaryMetric {
+            name: "errors".to_owned(),
+            ..CanaryMetric::default()
+        };
+        let told = |kind, address: Option<&str>| {
+            let provider = MetricProvider {
+                provider_type: kind,
+                address: address.map(str::to_owned),
+                ..MetricProvider::default()
+            };
+            of_backend(&metric, &provider).join("; ")
+        };
+        assert_eq!(told(MetricProviderType::Prometheus, None), "");
+        assert_eq!(
+            told(
+                MetricProviderType::Splunk,
+                Some("https://api.us1.signalfx.com")
+            ),
+            "metric errors, its template: spec.provider.secretRef: is required for splunk; name a Secret in the template's namespace with sf_token_key; metric errors, its template: spec.analysis.metrics[].interval: is required for metrics from splunk: it says how far back to look; expected for example 1m"
+        );
+        assert_eq!(
+            told(MetricProviderType::Keptn, None),
+            "metric errors: its backend needs rights that the chart does not grant by default: --set 'rbac.metricsProviders={keptn}'"
+        );
+        assert_eq!(
+            told(
+                MetricProviderType::ExternalMetrics,
+                Some("https://adapter.test")
+            ),
+            "metric errors: its address does not see the controller's token any more; put one of its own into secretRef"
+        );
     }
 
     #[test]

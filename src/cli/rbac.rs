@@ -2,7 +2,8 @@
 
 use crate::api::crd::as_yaml;
 use crate::controller::permissions::{
-    CONFIG_TRACKING, CORE, Grant, LEADER_ELECTION, PROVIDERS, for_chart, of_provider, rules,
+    CONFIG_TRACKING, CORE, Grant, LEADER_ELECTION, METRICS_PROVIDERS, PROVIDERS, for_chart,
+    of_metrics_provider, of_provider, rules,
 };
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -18,6 +19,9 @@ pub struct RbacArguments {
     /// may name (rights for any other kind are yours to give). Default: all that there are.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     providers: Vec<String>,
+    /// Metrics backends in use that the API server answers for, separated by commas: externalmetrics, keptn. Default: none.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    metrics_providers: Vec<String>,
     /// Print a `Role` in place of a `ClusterRole`, for a controller that watches one namespace (-namespace).
     #[arg(long)]
     namespaced: bool,
@@ -79,6 +83,16 @@ impl RbacArguments {
             {
                 grants.extend(row);
             }
+        }
+        for provider in &self.metrics_providers {
+            let row = of_metrics_provider(provider.trim()).with_context(|| {
+                let names: Vec<&str> = METRICS_PROVIDERS.iter().map(|(name, _)| *name).collect();
+                format!(
+                    "--metrics-providers: {provider:?} needs no rights or is none; those that do are {}",
+                    names.join(", ")
+                )
+            })?;
+            grants.extend(row);
         }
         Ok(grants)
     }
@@ -230,6 +244,25 @@ mod tests {
         );
         assert_eq!(bound[1]["subjects"][0]["namespace"], "serin-system");
         assert_eq!(bound[4]["rules"][0]["resources"], json!(["leases"]));
+    }
+
+    #[test]
+    fn metrics_providers_are_granted_only_where_they_are_named() {
+        let has = |arguments: &str, group: &str| {
+            let text = serde_json::to_string(&objects(arguments).unwrap()).unwrap();
+            text.contains(group)
+        };
+        assert!(!has("", "metrics.keptn.sh") && !has("", "external.metrics.k8s.io"));
+        assert!(has(
+            "--metrics-providers keptn,externalmetrics",
+            "metrics.keptn.sh"
+        ));
+        assert!(has(
+            "--metrics-providers keptn,externalmetrics",
+            "external.metrics.k8s.io"
+        ));
+        let why = objects("--metrics-providers datadog").unwrap_err();
+        assert!(why.to_string().contains("externalmetrics, keptn"), "{why}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long the API server keeps one watch open; five seconds later a watch that fell silent is given up.
@@ -31,6 +31,8 @@ const WATCH_SECONDS: u32 = 240;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often an API server that was lost is asked whether it is back.
 const GREETING_PERIOD: Duration = Duration::from_secs(5);
+/// How long something is kept that was asked for between passes.
+const KEPT_FOR: Duration = Duration::from_hours(1);
 /// How often a list that changes while it is read is read again.
 const LIST_ATTEMPTS: usize = 4;
 
@@ -39,7 +41,7 @@ const LIST_ATTEMPTS: usize = 4;
 #[derive(Default)]
 struct Patience {
     failures: u32,
-    last: Option<std::time::Instant>,
+    last: Option<Instant>,
 }
 
 impl Iterator for Patience {
@@ -50,7 +52,7 @@ impl Iterator for Patience {
             .last
             .is_none_or(|last| last.elapsed() > Duration::from_mins(1));
         self.failures = if calm { 0 } else { self.failures + 1 };
-        self.last = Some(std::time::Instant::now());
+        self.last = Some(Instant::now());
         let full = Duration::from_millis(500 << self.failures.min(4));
         Some(full.mul_f64(rand::random_range(0.75..=1.0)))
     }
@@ -154,6 +156,8 @@ struct StoreKey {
 struct Inner {
     stores: HashMap<StoreKey, Store>,
     interests: HashMap<CanaryKey, BTreeSet<Want>>,
+    /// What was asked for between passes, and when last: no decision wants it, and it is wanted again at the next check.
+    keepsakes: HashMap<CanaryKey, HashMap<Want, Instant>>,
 }
 
 /// All caches.
@@ -373,6 +377,20 @@ impl Caches {
         }
     }
 
+    /// The same for what is needed outside of decisions, such as the Secret of a metrics backend: it is kept for the next time.
+    pub async fn kept_object(
+        self: &Arc<Self>,
+        canary: &CanaryKey,
+        name: &ObjectRef,
+    ) -> Result<Reading, ReadError> {
+        self.lock()
+            .keepsakes
+            .entry(canary.clone())
+            .or_default()
+            .insert(Want::Object(name.clone()), Instant::now());
+        self.object(canary, name).await
+    }
+
     /// The same for a list.
     pub async fn list(
         self: &Arc<Self>,
@@ -422,12 +440,22 @@ impl Caches {
 
     /// From now on `canary` cares for these and nothing else.
     pub fn settle(&self, canary: &CanaryKey, wants: &BTreeSet<Want>) {
-        let mut inner = self.lock();
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        if wants.is_empty() {
+            inner.keepsakes.remove(canary);
+        }
+        let kept = inner.keepsakes.get_mut(canary).map(|kept| {
+            kept.retain(|_, asked| asked.elapsed() < KEPT_FOR);
+            &*kept
+        });
         let Some(before) = inner.interests.get_mut(canary) else {
             return;
         };
-        let dropped: Vec<Want> = before.difference(wants).cloned().collect();
-        before.retain(|want| wants.contains(want));
+        let stays =
+            |want: &Want| wants.contains(want) || kept.is_some_and(|kept| kept.contains_key(want));
+        let dropped: Vec<Want> = before.iter().filter(|want| !stays(want)).cloned().collect();
+        before.retain(stays);
         if before.is_empty() {
             inner.interests.remove(canary);
         }

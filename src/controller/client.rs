@@ -3,11 +3,13 @@
 
 use super::tenure::Tenure;
 use crate::object::{Kind, Object, ObjectRef};
+use crate::providers::{ApiServer, ClusterError};
 use crate::rollout::ListRef;
 use backon::{ExponentialBuilder, Retryable};
+use futures::future::BoxFuture;
 use http::{Method, Request, StatusCode, header};
 use kube::client::Body;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -443,6 +445,50 @@ impl KubeApi {
     }
 }
 
+/// For backends that ask the API server of the own cluster.
+impl ApiServer for KubeApi {
+    fn get<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        Box::pin(async move {
+            let answer = self.call(&Method::GET, path, None, &Value::Null).await;
+            answer.map_err(|error| for_backends(&error))
+        })
+    }
+
+    fn create<'a>(
+        &'a self,
+        path: &'a str,
+        body: &'a Value,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        Box::pin(async move {
+            let path = format!("{path}?fieldManager={}", super::FIELD_MANAGER);
+            let answer = self
+                .call(&Method::POST, &path, Some("application/json"), body)
+                .await;
+            answer.map_err(|error| for_backends(&error))
+        })
+    }
+
+    fn delete<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<(), ClusterError>> {
+        Box::pin(async move {
+            let options = json!({});
+            let answer = self
+                .call(&Method::DELETE, path, Some("application/json"), &options)
+                .await;
+            answer.map(|_| ()).map_err(|error| for_backends(&error))
+        })
+    }
+}
+
+fn for_backends(error: &ApiError) -> ClusterError {
+    let text = error.to_string();
+    match error {
+        ApiError::NotFound(_) => ClusterError::Absent(text),
+        ApiError::Unserved(_) => ClusterError::Unserved(text),
+        ApiError::Refused { code: 403, .. } => ClusterError::Forbidden(text),
+        _ => ClusterError::Failed(text),
+    }
+}
+
 /// All that newer API servers say of a JSON patch that does not fit what it finds; what is not valid they explain.
 const UNTOLD: &str = "the server rejected our request due to an error in our request";
 
@@ -590,7 +636,6 @@ fn query_escape(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::object::kinds;
-    use serde_json::json;
 
     #[test]
     fn paths_follow_group_scope_and_name() {

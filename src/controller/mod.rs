@@ -38,9 +38,9 @@ use crate::api::{Canary, CanaryStatus, condition_type};
 use crate::hooks::Hooks;
 use crate::notify;
 use crate::object::{Expect, Object, ObjectRef, Write, kinds};
-use crate::providers::Providers;
 use crate::providers::http::Timing;
 use crate::providers::scrape::Scraper;
+use crate::providers::{Providers, Surroundings};
 use crate::rollout::{
     self, Decision, Refusal, Settings, Sibling, Snapshot, Stage, Stands, Tally, Want, decide,
 };
@@ -190,7 +190,8 @@ pub async fn run(
         .map_err(|error| ControllerError::Client(Box::new(error)))?
         .fenced(tenure.clone());
     let hooks = Hooks::new(USER_AGENT).map_err(ControllerError::Http)?;
-    let providers = Providers::new(Timing::default())
+    let surroundings = Surroundings::of_process().in_cluster(Arc::new(api.clone()));
+    let providers = Providers::new(Timing::default(), surroundings)
         .map_err(|error| ControllerError::Providers(error.to_string()))?;
     let telemetry = Arc::new(Telemetry::new(&options.settings.mesh_provider));
     let queue = Arc::new(Queue::default());

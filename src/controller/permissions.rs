@@ -5,6 +5,7 @@
 
 use super::{announcer, lease};
 use crate::object::{Kind, kinds};
+use crate::providers::{externalmetrics, keptn};
 use crate::routing::own_routes;
 use serde_json::{Map, Value, json};
 
@@ -150,6 +151,33 @@ pub fn lacking(kind: &Kind) -> String {
     format!("; the controller's role needs the rule {rule}")
 }
 
+/// In addition for each metrics backend that the API server answers for, where the installation asks for it. None is granted by default:
+/// whoever may write a `MetricTemplate` reads by it what the controller may read.
+pub static METRICS_PROVIDERS: &[(&str, &[Grant])] = &[
+    // Every external metric is a resource of its own, so none can be named here.
+    (
+        "externalmetrics",
+        &[on(externalmetrics::METRICS, &["list"])],
+    ),
+    // An Analysis is made, looked at and removed; the list is for the question whether Keptn is there.
+    (
+        "keptn",
+        &[
+            on(keptn::METRIC, &["get"]),
+            on(keptn::ANALYSIS, &["get", "list", "create", "delete"]),
+        ],
+    ),
+];
+
+/// The row of a metrics backend, if it needs one.
+#[must_use]
+pub fn of_metrics_provider(name: &str) -> Option<&'static [Grant]> {
+    METRICS_PROVIDERS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, grants)| *grants)
+}
+
 /// The row of a provider name such as `gatewayapi:v1`.
 #[must_use]
 pub fn of_provider(provider: &str) -> Option<&'static [Grant]> {
@@ -204,15 +232,18 @@ pub fn rules<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Vec<Value> {
 /// The whole table for the chart, which takes from it what its values ask for.
 #[must_use]
 pub fn for_chart() -> Value {
-    let providers: Map<String, Value> = PROVIDERS
-        .iter()
-        .map(|(name, grants)| ((*name).to_owned(), Value::Array(rules(*grants))))
-        .collect();
+    let named = |table: &[(&str, &'static [Grant])]| -> Map<String, Value> {
+        table
+            .iter()
+            .map(|(name, grants)| ((*name).to_owned(), Value::Array(rules(*grants))))
+            .collect()
+    };
     json!({
         "core": rules(CORE),
         "configTracking": rules(CONFIG_TRACKING),
         "leaderElection": rules(LEADER_ELECTION),
-        "providers": providers,
+        "providers": named(PROVIDERS),
+        "metricsProviders": named(METRICS_PROVIDERS),
     })
 }
 
@@ -268,6 +299,29 @@ mod tests {
             );
         }
         assert!(of_provider("gatewayapi:v1beta1").is_some() && of_provider("none").is_none());
+    }
+
+    #[test]
+    fn each_row_of_a_metrics_provider_belongs_to_one_that_the_cluster_answers_for() {
+        use crate::analysis::{Address, NEEDS};
+        for needs in &NEEDS {
+            let name = needs.provider_type.as_str();
+            let asks_the_cluster = matches!(needs.address, Address::Cluster(_)) || name == "keptn";
+            assert_eq!(
+                of_metrics_provider(name).is_some(),
+                asks_the_cluster,
+                "{name}"
+            );
+        }
+        // The one wildcard: the names of external metrics are anybody's.
+        let wild: Vec<&Grant> = METRICS_PROVIDERS
+            .iter()
+            .flat_map(|(_, grants)| *grants)
+            .filter(|grant| grant.kind.plural.contains('*'))
+            .collect();
+        assert_eq!(wild.len(), 1);
+        assert_eq!(wild[0].kind.group, "external.metrics.k8s.io");
+        assert_eq!(wild[0].verbs, ["list"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::api::{
     validate, validate_alert_provider,
 };
 use crate::object::{ObjectRef, Reading};
-use crate::{providers, routing};
+use crate::routing;
 use std::collections::BTreeMap;
 
 /// What the controller was, or will be, started with.
@@ -212,14 +212,6 @@ fn success_rate(range: &ThresholdRange, field: &str, found: &mut Remarks) {
 pub fn of_template(metric_template: &MetricTemplate) -> Vec<Remark> {
     let mut found = Remarks::of("template");
     let spec = &metric_template.spec;
-    let kind = spec.provider.provider_type;
-    if providers::provider_for(kind).is_none() {
-        let message = format!(
-            "{kind} is not supported by this version of Serin; there are {}",
-            providers::supported().join(", ")
-        );
-        found.error("spec.provider.type", message);
-    }
     found.problems(provider_problems(&spec.provider));
     // Variables are the canaries' own: whatever the template asks for is there.
     let context = template::TemplateContext {

@@ -1,4 +1,4 @@
-//! The metrics backends: one file for each, one line in [`provider_for`].
+//! The metrics backends: one file for each, one line in [`Providers::backend`].
 //!
 //! ```text
 //!   QueryRequest ─▶ Desk ─▶ Providers::ask ─▶ the backend's file ─▶ Http ─▶ Measurement
@@ -9,18 +9,25 @@
 //! `NoData`. All waits are bounded by [`Timing`]. Credentials come in as the data of a Secret; they reach the host that the template
 //! names and no other, and are never printed.
 
+mod cloudwatch;
 mod datadog;
 pub mod desk;
 mod dynatrace;
 mod exchange;
+pub mod externalmetrics;
 mod graphite;
 pub mod http;
 mod influxdb;
+pub mod keptn;
 mod newrelic;
 mod prometheus;
 pub mod scrape;
 mod secrets;
 mod splunk;
+mod stackdriver;
+mod surroundings;
+
+pub use surroundings::{ApiServer, ClusterError, Surroundings};
 
 use crate::analysis::{Measurement, ProviderConfig};
 use crate::api::MetricProviderType;
@@ -33,6 +40,7 @@ use jiff::Timestamp;
 use secrets::Secrets;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The data of a Secret, decoded. Printing shows the keys only.
@@ -137,57 +145,78 @@ pub trait Provider: Sync {
     }
 }
 
-/// The registry: the backend of a type.
-#[must_use]
-pub fn provider_for(provider_type: MetricProviderType) -> Option<&'static dyn Provider> {
-    match provider_type {
-        MetricProviderType::Prometheus => Some(&prometheus::Prometheus),
-        MetricProviderType::Influxdb => Some(&influxdb::Influxdb),
-        MetricProviderType::Datadog => Some(&datadog::Datadog),
-        MetricProviderType::Newrelic => Some(&newrelic::NewRelic),
-        MetricProviderType::Graphite => Some(&graphite::Graphite),
-        MetricProviderType::Dynatrace => Some(&dynatrace::Dynatrace),
-        MetricProviderType::Splunk => Some(&splunk::Splunk),
-        MetricProviderType::Scrape => Some(&scrape::WithoutCanary),
-        _ => None,
-    }
-}
-
 /// What an answer of the Prometheus API means.
 #[must_use]
 pub fn read_prometheus_answer(status: u16, body: &[u8]) -> Measurement {
     prometheus::read(status, body)
 }
 
-/// The names of the types that [`provider_for`] knows.
-#[must_use]
-pub fn supported() -> Vec<&'static str> {
-    MetricProviderType::ALL
-        .iter()
-        .filter(|provider_type| provider_for(**provider_type).is_some())
-        .map(|provider_type| provider_type.as_str())
-        .collect()
-}
-
 /// All backends behind one door.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Providers {
     http: Http,
     timing: Timing,
+    own: Arc<Own>,
+}
+
+/// The backends that know the controller's surroundings, or remember something between queries.
+struct Own {
+    cloudwatch: cloudwatch::CloudWatch,
+    stackdriver: stackdriver::Stackdriver,
+    keptn: keptn::Keptn,
+    externalmetrics: externalmetrics::ExternalMetrics,
 }
 
 impl Providers {
     /// Backends with these deadlines.
-    pub fn new(timing: Timing) -> Result<Self, HttpError> {
-        Ok(Self::over(Http::new(timing)?))
+    pub fn new(timing: Timing, surroundings: Surroundings) -> Result<Self, HttpError> {
+        Ok(Self::over(Http::new(timing)?, surroundings))
     }
 
     /// Backends that are asked through this client.
     #[must_use]
-    pub fn over(http: Http) -> Self {
+    pub fn over(http: Http, surroundings: Surroundings) -> Self {
         Self {
             timing: http.timing(),
             http,
+            own: Arc::new(Own {
+                cloudwatch: cloudwatch::CloudWatch::new(surroundings.clone()),
+                stackdriver: stackdriver::Stackdriver::new(surroundings.clone()),
+                keptn: keptn::Keptn::new(surroundings.clone()),
+                externalmetrics: externalmetrics::ExternalMetrics::new(surroundings),
+            }),
+        }
+    }
+
+    /// The same with less patience where things are waited for.
+    #[cfg(test)]
+    fn hurried(self, surroundings: Surroundings) -> Self {
+        Self {
+            own: Arc::new(Own {
+                cloudwatch: cloudwatch::CloudWatch::new(surroundings.clone()),
+                stackdriver: stackdriver::Stackdriver::new(surroundings.clone()),
+                keptn: keptn::Keptn::new(surroundings.clone()).hurried(),
+                externalmetrics: externalmetrics::ExternalMetrics::new(surroundings),
+            }),
+            ..self
+        }
+    }
+
+    /// The registry: the backend of a type.
+    fn backend(&self, provider_type: MetricProviderType) -> &dyn Provider {
+        match provider_type {
+            MetricProviderType::Prometheus => &prometheus::Prometheus,
+            MetricProviderType::Influxdb => &influxdb::Influxdb,
+            MetricProviderType::Datadog => &datadog::Datadog,
+            MetricProviderType::Newrelic => &newrelic::NewRelic,
+            MetricProviderType::Graphite => &graphite::Graphite,
+            MetricProviderType::Dynatrace => &dynatrace::Dynatrace,
+            MetricProviderType::Splunk => &splunk::Splunk,
+            MetricProviderType::Cloudwatch => &self.own.cloudwatch,
+            MetricProviderType::Stackdriver => &self.own.stackdriver,
+            MetricProviderType::Keptn => &self.own.keptn,
+            MetricProviderType::ExternalMetrics => &self.own.externalmetrics,
+            MetricProviderType::Scrape => &scrape::WithoutCanary,
         }
     }
 
@@ -202,7 +231,7 @@ impl Providers {
     }
 
     async fn ask_openly(&self, request: &QueryRequest) -> Measurement {
-        let provider = match Self::provider(request) {
+        let provider = match self.provider(request) {
             Ok(provider) => provider,
             Err(why) => return Measurement::Error(why),
         };
@@ -221,11 +250,11 @@ impl Providers {
 
     /// Whether the backend can be reached and lets us in.
     pub async fn probe(&self, request: &QueryRequest) -> Result<(), String> {
-        let answer = Self::provider(request)?.probe(&self.http, request).await;
+        let answer = self.provider(request)?.probe(&self.http, request).await;
         answer.map_err(|why| Secrets::of(request).hide(why))
     }
 
-    fn provider(request: &QueryRequest) -> Result<&'static dyn Provider, String> {
+    fn provider(&self, request: &QueryRequest) -> Result<&dyn Provider, String> {
         let config = &request.config;
         if let (Some(secret), None) = (&config.secret, &request.credentials) {
             return Err(format!(
@@ -233,16 +262,13 @@ impl Providers {
                 secret.name, secret.namespace
             ));
         }
-        provider_for(config.provider_type).ok_or_else(|| {
-            format!(
-                "the metrics provider {} is not supported; supported are: {}",
-                config.provider_type,
-                supported().join(", ")
-            )
-        })
+        Ok(self.backend(config.provider_type))
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod cluster_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod contract;

@@ -1,9 +1,8 @@
 //! The contract with the Prometheus API, against a small server on this machine.
 
 use super::http::{MAX_ANSWER, Timing};
-use super::{Credentials, Providers, QueryRequest, supported};
+use super::{Credentials, Providers, QueryRequest};
 use crate::analysis::{Measurement, ProviderConfig, SecretName};
-use crate::api::MetricProviderType;
 use crate::object::Object;
 use axum::Router;
 use axum::extract::{Query, State};
@@ -91,12 +90,15 @@ impl Server {
 }
 
 fn providers() -> Providers {
-    Providers::new(Timing {
-        attempt: Duration::from_millis(400),
-        overall: Duration::from_millis(1500),
-        first_wait: Duration::from_millis(5),
-        retries: 2,
-    })
+    Providers::new(
+        Timing {
+            attempt: Duration::from_millis(400),
+            overall: Duration::from_millis(1500),
+            first_wait: Duration::from_millis(5),
+            retries: 2,
+        },
+        super::Surroundings::of_variables([].into()),
+    )
     .unwrap()
 }
 
@@ -483,7 +485,7 @@ async fn a_probe_asks_for_the_vector_of_one() {
 }
 
 #[tokio::test]
-async fn what_is_not_supported_and_what_is_no_address_says_so() {
+async fn what_is_no_address_says_so() {
     let server = Server::start(|_, _| vector(&["1"]).into_response()).await;
     let mut request = server.request("");
     request.config.address = Some("prometheus:9090".to_owned());
@@ -493,16 +495,6 @@ async fn what_is_not_supported_and_what_is_no_address_says_so() {
             "the address of the prometheus provider is not a URL; expected for example http://prometheus.monitoring:9090"
         )
     );
-    request.config.provider_type = MetricProviderType::Keptn;
-    if !supported().contains(&"keptn") {
-        assert_eq!(
-            providers().ask(&request).await,
-            error(&format!(
-                "the metrics provider keptn is not supported; supported are: {}",
-                supported().join(", ")
-            ))
-        );
-    }
 }
 
 #[test]

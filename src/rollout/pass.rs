@@ -97,6 +97,10 @@ impl Pass<'_> {
             }
         };
         self.observe(&view);
+        // Nothing stops for it: a run that can't be judged holds, and ends on the safe side when its data are missing for too long.
+        if let Some(problem) = self.unanswerable() {
+            self.refuse("MetricsInvalid", problem);
+        }
         if let Some(first) = self.adopt(&view) {
             return vec![first];
         }

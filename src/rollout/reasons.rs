@@ -5,7 +5,7 @@
 pub type Reason = (&'static str, &'static str);
 
 /// Reasons of conditions, beside the phases.
-pub const OF_CONDITIONS: [Reason; 26] = [
+pub const OF_CONDITIONS: [Reason; 27] = [
     ("Accepted", "the spec can be carried out"),
     ("NotStalled", "work goes on by itself, or there is none"),
     (
@@ -19,6 +19,10 @@ pub const OF_CONDITIONS: [Reason; 26] = [
     (
         "InvalidSpec",
         "a field has a value that can't be worked with; the message names field, value and what would be right",
+    ),
+    (
+        "MetricsInvalid",
+        "a metric can't be asked: its template is missing or lacks what its backend needs; the message names the field. A run that is under way holds",
     ),
     (
         "TargetNotFound",

@@ -95,6 +95,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- range uniq $wanted | sortAlpha -}}
 {{- $rules = concat $rules (get $table.providers . | default list) -}}
 {{- end -}}
+{{- range uniq .Values.rbac.metricsProviders | sortAlpha -}}
+{{- if not (hasKey $table.metricsProviders .) -}}
+{{- fail (printf "rbac.metricsProviders: %q needs no rights or is none; those that do are %s" . (keys $table.metricsProviders | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- $rules = concat $rules (get $table.metricsProviders .) -}}
+{{- end -}}
 {{- dict "rules" $rules | toJson -}}
 {{- end -}}
 

@@ -227,3 +227,71 @@ fn a_route_of_the_users_own_is_looked_at_where_it_stands_in_the_files() {
         );
     }
 }
+
+#[test]
+fn what_a_backend_needs_and_a_template_lacks_is_told_at_its_place() {
+    let found = of_text(
+        "apiVersion: flagger.app/v1beta1
+kind: MetricTemplate
+metadata: {name: alarms, namespace: shop}
+spec:
+  provider:
+    type: cloudwatch
+    region: Frankfurt
+    address: https://elsewhere.example
+  query: '[]'
+---
+apiVersion: flagger.app/v1beta1
+kind: MetricTemplate
+metadata: {name: errors, namespace: shop}
+spec:
+  provider: {type: splunk}
+  query: data('errors').publish()
+---
+apiVersion: flagger.app/v1beta1
+kind: MetricTemplate
+metadata: {name: rate, namespace: shop}
+spec:
+  provider: {type: datadog, secretRef: {name: keys}}
+  query: sum:errors
+---
+apiVersion: flagger.app/v1beta1
+kind: Canary
+metadata: {name: web, namespace: shop}
+spec:
+  targetRef: {apiVersion: apps/v1, kind: Deployment, name: web}
+  service: {port: 80, gatewayRefs: [{name: gateway, namespace: infra}]}
+  analysis:
+    interval: 1m
+    threshold: 2
+    stepWeight: 20
+    metrics:
+      - name: rate
+        templateRef: {name: rate, namespace: shop}
+        thresholdRange: {max: 1}
+",
+    );
+    let told: Vec<String> = found
+        .iter()
+        .filter(|one| one.severity != Severity::Note)
+        .map(|one| {
+            format!(
+                "{}:{}: {}: {}",
+                one.line,
+                word(one.severity),
+                one.field,
+                one.message
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "7:error: spec.provider.region: Frankfurt: is not a region's name; expected for example eu-central-1",
+            "8:warning: spec.provider.address: https://elsewhere.example: is not used: the region's endpoint is asked with the controller's own identity, which no other server sees; the controller's environment can name another endpoint (AWS_ENDPOINT_URL_CLOUDWATCH)",
+            "15:error: spec.provider.address: is required for splunk; expected for example https://api.REALM.signalfx.com",
+            "15:error: spec.provider.secretRef: is required for splunk; name a Secret in the template's namespace with sf_token_key",
+            "36:error: spec.analysis.metrics[0]: spec.analysis.metrics[name=rate].interval: is required for metrics from datadog: it says how far back to look; expected for example 1m",
+        ]
+    );
+}

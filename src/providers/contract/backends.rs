@@ -28,7 +28,7 @@ fn nothing_beside(_: &str) -> Option<Reply> {
     None
 }
 
-pub(super) static BACKENDS: [Backend; 7] = [
+pub(super) static BACKENDS: [Backend; 11] = [
     Backend {
         kind: Kind::Prometheus,
         source: "https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries",
@@ -190,6 +190,97 @@ pub(super) static BACKENDS: [Backend; 7] = [
             "content-type: text/plain",
             "data('service.errors'",
         ],
+    },
+    Backend {
+        kind: Kind::ExternalMetrics,
+        source: "https://github.com/kubernetes/metrics/blob/master/pkg/apis/external_metrics/v1beta1/types.go, https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/",
+        request: |address| {
+            with_keys(
+                request(
+                    Kind::ExternalMetrics,
+                    address,
+                    "shop/queue-length?labelSelector=app%3Dweb",
+                ),
+                &[("token", "s3cret-token")],
+            )
+        },
+        beside: nothing_beside,
+        cell: external_metrics,
+        probe: || Reply::json(r#"{"kind": "ExternalMetricValueList", "items": []}"#),
+        arrives: &[
+            "GET /apis/external.metrics.k8s.io/v1beta1/namespaces/shop/queue-length?labelSelector=app%3Dweb",
+            "authorization: Bearer s3cret-token",
+        ],
+    },
+    Backend {
+        kind: Kind::Stackdriver,
+        source: "https://cloud.google.com/monitoring/api/ref_v3/rest/v3/projects.timeSeries/query, https://developers.google.com/identity/protocols/oauth2/service-account#httprest",
+        request: |address| {
+            let key = json!({
+                "type": "service_account", "project_id": "shop-1", "private_key_id": "abc",
+                "private_key": TEST_KEY, "client_email": "serin@shop-1.iam.gserviceaccount.com",
+                "token_uri": format!("{address}/token"),
+            });
+            with_keys(
+                request(Kind::Stackdriver, "", "fetch k8s_container | within 1m"),
+                &[
+                    ("project", "shop-1"),
+                    ("serviceAccountKey", &key.to_string()),
+                ],
+            )
+        },
+        beside: |path| {
+            (path == "/token").then(|| {
+                Reply::json(r#"{"access_token": "ya29.s3cret-access-token", "expires_in": 3599, "token_type": "Bearer"}"#)
+            })
+        },
+        cell: stackdriver,
+        probe: || {
+            Reply::json(r#"{"error": {"code": 400, "message": "Request was missing field query.", "status": "INVALID_ARGUMENT"}}"#)
+                .status(400)
+        },
+        arrives: &[
+            "POST /v3/projects/shop-1/timeSeries:query",
+            "authorization: Bearer ya29.s3cret-access-token",
+            r#"{"query":"fetch k8s_container | within 1m"}"#,
+        ],
+    },
+    Backend {
+        kind: Kind::Cloudwatch,
+        source: "https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_GetMetricData.html, https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/making-api-requests.html",
+        request: |_| {
+            let mut asked = request(
+                Kind::Cloudwatch,
+                "",
+                r#"[{"Id": "e1", "Expression": "m1 / m2 * 100"},
+                    {"Id": "m1", "MetricStat": {"Metric": {"Namespace": "Shop", "MetricName": "Errors"}, "Period": 60, "Stat": "Sum"}, "ReturnData": false}]"#,
+            );
+            asked.config.region = Some("eu-central-1".to_owned());
+            asked
+        },
+        beside: nothing_beside,
+        cell: cloudwatch,
+        probe: || {
+            Reply::json(r#"{"__type": "com.amazonaws.cloudwatch#InvalidParameterValueException", "message": "The parameter MetricDataQueries is required."}"#)
+                .status(400)
+        },
+        arrives: &[
+            "POST /\n",
+            "x-amz-target: GraniteServiceVersion20100801.GetMetricData",
+            "x-amz-security-token: s3cret-session-token",
+            "authorization: AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/",
+            "/eu-central-1/monitoring/aws4_request, SignedHeaders=content-type;host;x-amz-date;x-amz-security-token;x-amz-target, Signature=",
+            r#""StartTime":1764417000"#,
+        ],
+    },
+    Backend {
+        kind: Kind::Keptn,
+        source: "https://keptn.sh/stable/docs/reference/api-reference/metrics/v1beta1/",
+        request: |_| request(Kind::Keptn, "", "keptnmetric/shop/response-time"),
+        beside: nothing_beside,
+        cell: keptn,
+        probe: || Reply::json(r#"{"kind": "KeptnMetric", "status": {}}"#),
+        arrives: &["GET /apis/metrics.keptn.sh/v1beta1/namespaces/shop/keptnmetrics/response-time"],
     },
 ];
 
@@ -522,5 +613,180 @@ fn splunk(case: Case) -> Cell {
             "status 401 (are the credentials in spec.provider.secretRef right?): Unauthorized",
         ),
         _ => Cell::AsAll,
+    }
+}
+
+/// Made for these tests; it opens nothing.
+const TEST_KEY: &str = include_str!("key-for-tests.pem");
+
+fn external_metrics(case: Case) -> Cell {
+    let answer = |items: &[Value]| json!({"kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "metadata": {}, "items": items});
+    let item = |value: Value, time: &str| json!({"metricName": "queue-length", "metricLabels": {"app": "web"}, "timestamp": time, "value": value});
+    let now = "2025-11-29T12:00:00Z";
+    match case {
+        Case::Value => says(&answer(&[item(json!("1500m"), now)]), Expect::Value(1.5)),
+        Case::Several => says(
+            &answer(&[item(json!("1"), now), item(json!("2k"), now)]),
+            Expect::FirstOf(1.0, 2),
+        ),
+        Case::None => says(&answer(&[]), NO_VALUES),
+        Case::NotANumber => Cell::No("a quantity of Kubernetes is always a number"),
+        Case::Null => says(&answer(&[item(Value::Null, now)]), NO_VALUES),
+        Case::Stale => says(
+            &answer(&[item(json!("1"), "2025-11-29T11:00:00Z")]),
+            TOO_OLD,
+        ),
+        Case::Short => Cell::No(NO_LISTS),
+        Case::Refused => refuses(
+            404,
+            &json!({"kind": "Status", "status": "Failure", "message": "the server could not find the metric queue-length", "code": 404}),
+            "status 404 (is the address right?): the server could not find the metric queue-length",
+        ),
+        Case::WrongCredentials => refuses(
+            401,
+            &json!({"kind": "Status", "status": "Failure", "message": "Unauthorized", "code": 401}),
+            "status 401 (are the credentials in spec.provider.secretRef right?): Unauthorized",
+        ),
+        _ => Cell::AsAll,
+    }
+}
+
+fn stackdriver(case: Case) -> Cell {
+    let answer = |data: &[Value]| {
+        json!({
+            "timeSeriesDescriptor": {"pointDescriptors": [{"key": "value.ratio", "valueType": "DOUBLE", "metricKind": "GAUGE"}]},
+            "timeSeriesData": data,
+        })
+    };
+    let point = |values: Value, end: &str| json!({"values": values, "timeInterval": {"startTime": end, "endTime": end}});
+    let data =
+        |points: &[Value]| json!({"labelValues": [{"stringValue": "web"}], "pointData": points});
+    let (now, before, long_ago) = (
+        "2025-11-29T11:59:30.123Z",
+        "2025-11-29T11:58:30Z",
+        "2025-11-29T11:00:00Z",
+    );
+    match case {
+        // An integer is a text in JSON, as in every API of Google.
+        Case::Value => says(
+            &answer(&[data(&[
+                point(json!([{"int64Value": "42"}]), now),
+                point(json!([{"int64Value": "1"}]), before),
+            ])]),
+            Expect::Value(42.0),
+        ),
+        Case::Several => says(
+            &answer(&[
+                data(&[point(json!([{"doubleValue": 0.5}]), now)]),
+                data(&[point(json!([{"doubleValue": 2}]), now)]),
+            ]),
+            Expect::FirstOf(0.5, 2),
+        ),
+        Case::None => says(&json!({"timeSeriesDescriptor": {}}), NO_VALUES),
+        Case::NotANumber => says(
+            &answer(&[data(&[point(json!([{"doubleValue": "NaN"}]), now)])]),
+            NO_VALUES,
+        ),
+        Case::Null => says(&answer(&[data(&[point(json!([{}]), now)])]), NO_VALUES),
+        Case::Stale => says(
+            &answer(&[data(&[point(json!([{"doubleValue": 1}]), long_ago)])]),
+            TOO_OLD,
+        ),
+        Case::Short => says(&answer(&[data(&[point(json!([]), now)])]), NO_VALUES),
+        Case::Refused => refuses(
+            400,
+            &json!({"error": {"code": 400, "message": "Field query had an invalid value", "status": "INVALID_ARGUMENT"}}),
+            "status 400: Field query had an invalid value",
+        ),
+        Case::WrongCredentials => refuses(
+            403,
+            &json!({"error": {"code": 403, "message": "Permission monitoring.timeSeries.list denied", "status": "PERMISSION_DENIED"}}),
+            "status 403 (are the credentials in spec.provider.secretRef right?): Permission monitoring.timeSeries.list denied",
+        ),
+        _ => Cell::AsAll,
+    }
+}
+
+fn cloudwatch(case: Case) -> Cell {
+    let answer = |results: &[Value]| json!({"MetricDataResults": results, "Messages": []});
+    let result = |times: Value, values: Value| json!({"Id": "e1", "Label": "error rate", "Timestamps": times, "Values": values, "StatusCode": "Complete"});
+    let at = json!([NOW - 60, NOW - 120]);
+    match case {
+        Case::Value => says(
+            &answer(&[result(at, json!([2.5, 1.0]))]),
+            Expect::Value(2.5),
+        ),
+        Case::Several => says(
+            &answer(&[result(at.clone(), json!([1, 1])), result(at, json!([2, 2]))]),
+            Expect::FirstOf(1.0, 2),
+        ),
+        Case::None => says(&answer(&[result(json!([]), json!([]))]), NO_VALUES),
+        Case::NotANumber => says(&answer(&[result(at, json!(["NaN", 1]))]), NO_VALUES),
+        Case::Null => Cell::No(NO_NULL),
+        Case::Stale => says(&answer(&[result(json!([NOW - 590]), json!([1]))]), TOO_OLD),
+        Case::Short => says(
+            &answer(&[result(json!([]), json!([3]))]),
+            Expect::Value(3.0),
+        ),
+        Case::Refused => refuses(
+            400,
+            &json!({"__type": "com.amazonaws.cloudwatch#ValidationError", "message": "Error in expression 'e1': Unknown function"}),
+            "status 400: ValidationError: Error in expression 'e1'",
+        ),
+        Case::WrongCredentials => refuses(
+            403,
+            &json!({"__type": "com.amazon.coral.service#AccessDeniedException", "Message": "User is not authorized to perform: cloudwatch:GetMetricData"}),
+            "status 403 (may the controller's own identity call cloudwatch:GetMetricData?): AccessDeniedException: User is not authorized",
+        ),
+        _ => Cell::AsAll,
+    }
+}
+
+fn keptn(case: Case) -> Cell {
+    const OWN: &str = "the API server of the own cluster is asked through the controller's client, with its deadlines and tests";
+    let metric = |status: Value| json!({"apiVersion": "metrics.keptn.sh/v1beta1", "kind": "KeptnMetric", "metadata": {"name": "response-time", "namespace": "shop"}, "status": status});
+    let at = "2025-11-29T11:59:50Z";
+    match case {
+        Case::Value => says(
+            &metric(json!({"value": "3.25", "rawValue": "", "lastUpdated": at})),
+            Expect::Value(3.25),
+        ),
+        Case::Several => Cell::No("a KeptnMetric has one value"),
+        Case::None => says(
+            &metric(json!({"errMsg": "could not connect to Dynatrace"})),
+            Expect::NoData(
+                "no values found in the status of KeptnMetric response-time.shop: could not connect",
+            ),
+        ),
+        Case::NotANumber => says(
+            &metric(json!({"value": "NaN", "lastUpdated": at})),
+            NO_VALUES,
+        ),
+        Case::Null => says(
+            &metric(json!({"value": null, "lastUpdated": at})),
+            NO_VALUES,
+        ),
+        Case::Stale => says(
+            &metric(json!({"value": "1", "lastUpdated": "2025-11-29T11:00:00Z"})),
+            TOO_OLD,
+        ),
+        Case::Short => Cell::No(NO_LISTS),
+        Case::Malformed => says(
+            &metric(json!({"value": "many"})),
+            Expect::Error(
+                "status.value of KeptnMetric response-time.shop: \"many\" is not a number",
+            ),
+        ),
+        Case::Refused => refuses(
+            404,
+            &json!({"message": "keptnmetrics.metrics.keptn.sh \"response-time\" not found"}),
+            "KeptnMetric response-time.shop can't be had: keptnmetrics.metrics.keptn.sh \"response-time\" not found",
+        ),
+        Case::WrongCredentials => refuses(
+            403,
+            &json!({"message": "keptnmetrics.metrics.keptn.sh is forbidden"}),
+            "can't be had (grant it with `serin rbac --metrics-providers keptn`",
+        ),
+        _ => Cell::No(OWN),
     }
 }

@@ -48,6 +48,12 @@ async fn what_a_backend_repeats_of_its_credentials_is_hidden() {
                 let measured = asked.ask(&request).await;
                 let probed = asked.probe(&request).await;
                 let told = format!("{measured:?} {probed:?} {:?}", request.credentials);
+                // What the controller's surroundings give, and tokens that were made of a key.
+                assert!(
+                    !told.contains("s3cret-"),
+                    "{}, {status}, {json}: {told}",
+                    backend.kind
+                );
                 // Not even a beginning that is long enough to help.
                 for part in [secret, &secret[..8]] {
                     assert!(

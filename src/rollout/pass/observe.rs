@@ -8,7 +8,7 @@ use crate::analysis::{
     self, MetricQuery, ProviderConfig, QueryProblem, REQUEST_DURATION, REQUEST_SUCCESS_RATE,
 };
 use crate::api::MetricProviderType;
-use crate::object::ObjectRef;
+use crate::object::{ObjectRef, kinds};
 use crate::rollout::decision::Severity;
 use crate::rollout::need::{Finding, Need, Request};
 use crate::rollout::stage::Stage;
@@ -134,6 +134,55 @@ impl<'a> Pass<'a> {
             .flatten()
             .filter(|query| query.provider.provider_type == MetricProviderType::Scrape)
             .collect()
+    }
+
+    /// What is wrong with the metrics, so that they can't be asked: a template that is missing or lacks what its backend needs, a name that
+    /// is not built in, a variable that is not there.
+    pub(super) fn unanswerable(&self) -> Option<String> {
+        const PART: &str = "metrics";
+        if self.canary.spec.skip_analysis() {
+            return None;
+        }
+        let home = &self.canary.metadata.namespace;
+        let templates: Vec<ObjectRef> = self
+            .canary
+            .spec
+            .analysis
+            .metrics
+            .iter()
+            .filter_map(|metric| metric.template_ref.as_ref())
+            .map(|template| {
+                kinds::METRIC_TEMPLATE.named(template.namespace_or(home), &template.name)
+            })
+            .collect();
+        // Looked at in any case, so that they stay in sight.
+        for template in &templates {
+            let _ = self.snapshot.object(template);
+        }
+        if self.snapshot.is_settled(&PART) {
+            return None;
+        }
+        let settings = &self.snapshot.settings;
+        let lookup = |name: &ObjectRef| self.snapshot.object(name);
+        let queries = analysis::queries(
+            self.canary,
+            &settings.mesh_provider,
+            &settings.metrics_server,
+            &lookup,
+        );
+        let mut problems = Vec::new();
+        let mut unknown = false;
+        for query in queries {
+            match query {
+                Ok(_) => {}
+                Err(QueryProblem::Unknown(_)) => unknown = true,
+                Err(QueryProblem::Invalid { message, .. }) => problems.push(message),
+            }
+        }
+        if problems.is_empty() && !unknown {
+            self.snapshot.remember_settled(&PART, &templates);
+        }
+        (!problems.is_empty()).then(|| problems.join("; "))
     }
 
     /// What was said at the start says nothing of later.

@@ -502,3 +502,75 @@ fn a_question_for_the_series_that_fails_holds_nothing_up() {
     );
     assert!(!cluster.status().observed.contains_key(SUCCESS_RATE));
 }
+
+/// A template that lacks what its backend needs: the condition says which field, the run goes on as far as it can, and mending it is enough.
+#[test]
+fn a_metric_that_can_not_be_asked_is_told_by_condition_and_stops_nothing() {
+    const TEMPLATED: &str = "{interval: 10s, threshold: 2, stepWeight: 20, maxWeight: 40, metrics: [{name: errors, interval: 1m, templateRef: {name: errors}, thresholdRange: {max: 1}}]}";
+    let mut cluster = Cluster::given_canary(&canary(TEMPLATED));
+    cluster.given_deployment("podinfo:1");
+    cluster.given(
+        "
+apiVersion: flagger.app/v1beta1
+kind: MetricTemplate
+metadata: {name: errors}
+spec: {provider: {type: cloudwatch}, query: '[]'}
+",
+    );
+    let missing = "Metric template errors.test error: spec.provider.region: is required for cloudwatch; expected for example eu-central-1";
+    cluster.run_until(Phase::Initialized);
+    let refused = |cluster: &Cluster| {
+        let (status, reason, message) = cluster.condition(condition_type::ACCEPTED);
+        (status == ConditionStatus::False).then_some((reason, message))
+    };
+    let expected = Some(("MetricsInvalid".to_owned(), missing.to_owned()));
+    assert_eq!(refused(&cluster), expected);
+    assert_eq!(
+        cluster.condition(condition_type::READY).0,
+        ConditionStatus::False
+    );
+    cluster.run_until_calm().advance(60);
+    let told = |cluster: &Cluster| {
+        cluster
+            .texts()
+            .iter()
+            .filter(|text| **text == format!("Warning MetricsInvalid {missing}"))
+            .count()
+    };
+    assert_eq!(told(&cluster), 1, "{:?}", cluster.texts());
+
+    cluster.deploy("podinfo:2").advance(25);
+    assert_eq!(cluster.phase(), Phase::Progressing);
+    assert_eq!(cluster.split(), Some((80, 20)));
+    assert_eq!(refused(&cluster), expected);
+
+    let template = crate::object::kinds::METRIC_TEMPLATE.named("test", "errors");
+    cluster.answer_metric("errors", Measurement::Value(0.5));
+    cluster
+        .edit(&template, |template| {
+            template["spec"]["provider"]["region"] = json!("eu-central-1");
+        })
+        .advance(12);
+    assert_eq!(refused(&cluster), None);
+    cluster.run_until(Phase::Succeeded);
+
+    // Without an interval the request can't be made; a template that is gone can't be asked.
+    cluster.edit_canary(|spec| {
+        spec["analysis"]["metrics"][0]
+            .as_object_mut()
+            .unwrap()
+            .remove("interval");
+    });
+    cluster.run_until_calm();
+    let (_, message) = refused(&cluster).unwrap();
+    assert_eq!(
+        message,
+        "spec.analysis.metrics[name=errors].interval: is required for metrics from cloudwatch: it says how far back to look; expected for example 1m"
+    );
+    cluster.remove(&template).run_until_calm();
+    let (_, message) = refused(&cluster).unwrap();
+    assert!(
+        message.contains("there is no MetricTemplate errors in namespace test"),
+        "{message}"
+    );
+}
