@@ -382,15 +382,12 @@ impl<'a> Pass<'a> {
         let present = split_of(run).canary;
         let mirror = analysis.mirror() && view.router.capabilities().mirror.canary_step;
         if mirror && present == Weight::NONE && !run.mirrored {
-            return self.take_step(
-                view,
-                Split {
-                    canary: Weight::NONE,
-                    mirrored: true,
-                },
-                judged,
-                String::new(),
-            );
+            let split = Split {
+                canary: Weight::NONE,
+                mirrored: true,
+            };
+            let text = format!("Advance {} canary weight 0", self.full_name());
+            return self.take_step(view, split, judged, text);
         }
         match next_step(analysis, present) {
             NextStep::Raise(weight) => {
@@ -447,10 +444,17 @@ impl<'a> Pass<'a> {
             run.next_check_at = next;
             run.no_data_since = None;
             clear_wait(run);
+            let what = if split.mirrored {
+                "requests are mirrored to the canary".to_owned()
+            } else {
+                format!(
+                    "{} % of the traffic goes to the canary",
+                    split.canary.percent()
+                )
+            };
             run.message = Some(format!(
-                "Step {}: {} % of the traffic goes to the canary; once the checks pass, {then}.",
-                run.step,
-                split.canary.percent()
+                "Step {}: {what}; once the checks pass, {then}.",
+                run.step
             ));
         });
         self.passed_round();
