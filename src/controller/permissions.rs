@@ -109,6 +109,13 @@ pub static PROVIDERS: &[(&str, &[Grant])] = &[
         "gloo",
         &[on(kinds::ROUTE_TABLE, OWN), on(kinds::UPSTREAM, OWN)],
     ),
+    (
+        "istio",
+        &[
+            on(kinds::VIRTUAL_SERVICE, OWN),
+            on(kinds::DESTINATION_RULE, OWN),
+        ],
+    ),
     ("kubernetes", &[]),
     ("kuma", &[on(kinds::TRAFFIC_ROUTE, OWN_AND_REMOVE)]),
     ("linkerd", &[on(kinds::TRAFFIC_SPLIT_V1ALPHA1, OWN)]),

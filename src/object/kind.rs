@@ -246,4 +246,16 @@ pub mod kinds {
         "VirtualService",
         "virtualservices",
     );
+    pub const VIRTUAL_SERVICE: Kind = Kind::namespaced(
+        "networking.istio.io",
+        "v1beta1",
+        "VirtualService",
+        "virtualservices",
+    );
+    pub const DESTINATION_RULE: Kind = Kind::namespaced(
+        "networking.istio.io",
+        "v1beta1",
+        "DestinationRule",
+        "destinationrules",
+    );
 }

@@ -292,18 +292,21 @@ mod appmesh;
 mod capabilities;
 mod gateway_api;
 mod gloo;
+mod istio;
 mod kubernetes;
 mod kuma;
 mod own_route;
 mod route_object;
+mod session_cookie;
 mod smi;
 mod weighted;
 
 pub use own_route::kinds as own_routes;
 
 /// Every router, in the order in which names are tried: a longer prefix stands before a shorter one.
-static ROUTERS: [&dyn Router; 12] = [
+static ROUTERS: [&dyn Router; 13] = [
     &kubernetes::Kubernetes,
+    &istio::Istio,
     &gateway_api::V1BETA1,
     &gateway_api::V1,
     &smi::LINKERD,

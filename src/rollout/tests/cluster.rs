@@ -559,16 +559,22 @@ spec:
 
     /// Weights on the route, primary and canary; `None` where no route leads to them.
     pub fn split(&self) -> Option<(i64, i64)> {
-        let route = self
-            .objects
-            .get(&kinds::HTTP_ROUTE.named(NAMESPACE, "podinfo"))?;
+        let (route, backends) = [
+            (kinds::HTTP_ROUTE, "/spec/rules/0/backendRefs"),
+            (kinds::VIRTUAL_SERVICE, "/spec/http/0/route"),
+        ]
+        .into_iter()
+        .find_map(|(kind, backends)| {
+            let route = self.objects.get(&kind.named(NAMESPACE, "podinfo"))?;
+            Some((route, backends))
+        })?;
         // A route of the user that was not taken over, or that was given back.
         if !route.at("/spec").to_string().contains("podinfo-canary") {
             return None;
         }
         let weight = |position: usize| {
             route
-                .number(&format!("/spec/rules/0/backendRefs/{position}/weight"))
+                .number(&format!("{backends}/{position}/weight"))
                 .unwrap_or(0)
         };
         Some((weight(0), weight(1)))
@@ -891,6 +897,7 @@ fn kind_of(object: &Object) -> crate::object::Kind {
         kinds::CONFIG_MAP,
         kinds::SECRET,
         kinds::HTTP_ROUTE,
+        kinds::VIRTUAL_SERVICE,
         kinds::HORIZONTAL_POD_AUTOSCALER,
         kinds::SCALED_OBJECT,
     ]

@@ -9,6 +9,7 @@ mod commands;
 mod configs;
 mod deletion;
 mod holds;
+mod istio;
 mod own_route;
 mod reasons;
 mod routers;

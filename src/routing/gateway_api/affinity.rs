@@ -3,8 +3,7 @@
 //! browsers. Every rule is a copy of its own, so a cookie never gets into the headers that the user asked for.
 
 use super::{Subject, matches, rules};
-use crate::api::SessionAffinity;
-use crate::routing::{RouteRequest, Split, Weight};
+use crate::routing::{RouteRequest, Split, Weight, session_cookie};
 use serde_json::{Value, json};
 
 /// The rules of a weighted rollout: sticky ones first, then `weighted`; just `weighted` where no affinity is asked for or the cookie
@@ -24,13 +23,11 @@ pub fn rules(
         rule["matches"] = json!(matches::narrowed(service_matches, &cookie_match(cookie)));
         rule
     };
-    let attributes = attributes(affinity);
-
     if request.split.canary.percent() == 0 {
         return match &request.cookies.previous {
             Some(previous) => {
                 let mut removal = bearing(&weighted, previous);
-                add_response_header(&mut removal, &format!("{previous}; Max-Age=-1{attributes}"));
+                add_response_header(&mut removal, &session_cookie::removal(affinity, previous));
                 vec![removal, weighted]
             }
             None => vec![weighted],
@@ -47,9 +44,7 @@ pub fn rules(
     let max_age = affinity.max_age();
     set_cookie(
         &mut weighted["backendRefs"][1],
-        cookie,
-        max_age,
-        &attributes,
+        &session_cookie::set(affinity, cookie, max_age),
     );
 
     let named = affinity
@@ -70,56 +65,16 @@ pub fn rules(
         let max_age = analysis.interval().as_secs();
         set_cookie(
             &mut weighted["backendRefs"][0],
-            cookie,
-            max_age,
-            &attributes,
+            &session_cookie::set(affinity, cookie, max_age),
         );
     }
     all.push(weighted);
     all
 }
 
-/// The attributes after `Max-Age`, in Flagger's order. Browsers drop a cookie only if they are those that it was set with.
-fn attributes(affinity: &SessionAffinity) -> String {
-    use std::fmt::Write;
-    let mut text = String::new();
-    let named = |name: &str, value: &Option<String>| -> String {
-        match value.as_deref() {
-            None | Some("") => String::new(),
-            Some(value) => format!("; {name}={value}"),
-        }
-    };
-    let flag = |name: &str, set: Option<bool>| {
-        if set == Some(true) {
-            format!("; {name}")
-        } else {
-            String::new()
-        }
-    };
-    let _ = write!(
-        text,
-        "{}{}{}{}{}{}",
-        named("Domain", &affinity.domain),
-        flag("HttpOnly", affinity.http_only),
-        flag("Partitioned", affinity.partitioned),
-        named("Path", &affinity.path),
-        named(
-            "SameSite",
-            &affinity.same_site.map(|value| value.to_string())
-        ),
-        flag("Secure", affinity.secure),
-    );
-    text
-}
-
-fn set_cookie(
-    backend: &mut Value,
-    cookie: &str,
-    max_age: impl std::fmt::Display,
-    attributes: &str,
-) {
+fn set_cookie(backend: &mut Value, set_cookie: &str) {
     backend["filters"] = json!([{"type": "ResponseHeaderModifier", "responseHeaderModifier": {
-        "add": [{"name": "Set-Cookie", "value": format!("{cookie}; Max-Age={max_age}{attributes}")}],
+        "add": [{"name": "Set-Cookie", "value": set_cookie}],
     }}]);
 }
 
@@ -161,25 +116,11 @@ fn add_response_header(rule: &mut Value, set_cookie: &str) {
     }
 }
 
-/// A condition on the `Cookie` header, in Flagger's form, with the parts taken literally.
+/// A condition on the `Cookie` header.
 fn cookie_match(cookie: &str) -> Value {
-    let (name, value) = cookie.split_once('=').unwrap_or((cookie, ""));
     json!({
         "type": "RegularExpression",
         "name": "Cookie",
-        "value": format!(".*{}.*{}.*", literal(name), literal(value)),
+        "value": session_cookie::pattern(cookie),
     })
-}
-
-/// Escapes what has a meaning in the regular expressions of any data plane (RE2, PCRE, ECMAScript). The `regex` crate's own
-/// escaping also touches `-`, `&` and `~`, which not all of them take.
-pub fn literal(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        if r"\.+*?()|[]{}^$".contains(character) {
-            escaped.push('\\');
-        }
-        escaped.push(character);
-    }
-    escaped
 }

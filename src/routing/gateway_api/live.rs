@@ -3,7 +3,7 @@
 use super::rules;
 use crate::api::Canary;
 use crate::object::{Object, ObjectRef, covers};
-use crate::routing::{Applied, Observed, Split, Weight, route_object};
+use crate::routing::{Applied, Observed, Split, Weight, route_object, session_cookie};
 use serde_json::Value;
 
 /// What is said where no controller has said anything.
@@ -98,11 +98,7 @@ fn split(canary: &Canary, route: &Object) -> Option<Split> {
     if let Some(found) = agreed(both.iter().filter(|(rule, _)| sets_cookie(rule))) {
         return Some(found);
     }
-    let names: Vec<String> = std::iter::once(&affinity.cookie_name)
-        .chain(&affinity.primary_cookie_name)
-        .filter(|name| !name.is_empty())
-        .map(|name| super::affinity::literal(name))
-        .collect();
+    let names = session_cookie::names(affinity);
     let pins = |rule: &Value| {
         list(rule, "matches").iter().any(|found| {
             list(found, "headers").iter().any(|header| {
