@@ -576,7 +576,18 @@ fn referred(
     field: &str,
     found: &mut Vec<Finding>,
 ) {
-    let mut of_kind = manifests.iter().filter(|one| one.is(kind)).peekable();
+    // Istio has Gateways too; those that a canary refers to so are the Gateway API's.
+    let group = |one: &Manifest| {
+        kind != "Gateway"
+            || one
+                .object
+                .api_version()
+                .starts_with("gateway.networking.k8s.io/")
+    };
+    let mut of_kind = manifests
+        .iter()
+        .filter(|one| one.is(kind) && group(one))
+        .peekable();
     if of_kind.peek().is_none() {
         return;
     }
