@@ -248,9 +248,13 @@ impl Load {
 
     /// Waits until every request scheduled from `mark` to now has its outcome, and reports them.
     pub async fn settled_since(&self, mark: Mark) -> Report {
-        let until = self.mark();
+        self.settled_between(mark, self.mark()).await
+    }
+
+    /// The same for what was scheduled in a stretch.
+    pub async fn settled_between(&self, from: Mark, until: Mark) -> Report {
         loop {
-            let report = self.report_between(mark, until);
+            let report = self.report_between(from, until);
             if report.in_flight == 0 {
                 return report;
             }

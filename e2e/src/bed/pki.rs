@@ -19,7 +19,7 @@ struct User {
 }
 
 const MASTERS: &[&str] = &["system:masters"];
-const USERS: [User; 7] = [
+const USERS: [User; 8] = [
     User {
         name: "admin",
         common_name: "admin",
@@ -48,6 +48,11 @@ const USERS: [User; 7] = [
     User {
         name: "contour",
         common_name: "bed-contour",
+        groups: MASTERS,
+    },
+    User {
+        name: "istiod",
+        common_name: "bed-istiod",
         groups: MASTERS,
     },
     User {

@@ -8,6 +8,7 @@ use crate::tools::project_root;
 
 pub async fn run(bed: &Bed) -> Result<()> {
     shop::serin(bed).await?;
+    bed.install_istio_definitions().await?;
     let place = bed.scenario_namespace("examples").await?;
     let mut canaries = Vec::new();
     for entry in std::fs::read_dir(project_root()?.join("examples"))? {

@@ -11,6 +11,7 @@ mod gates;
 mod gateway_splits;
 mod handover;
 mod installed;
+mod istio;
 mod loadtester;
 mod own_route;
 mod rollouts;
@@ -88,6 +89,17 @@ const NEEDS: &[(Build, &[&str])] = &[
         &["from-flagger", "from-flagger-at-rest", "back-to-flagger"],
     ),
     (|| tools::contour().map(drop), &["mirrored"]),
+    (
+        || tools::istio().map(drop),
+        &[
+            "examples",
+            "istio-release",
+            "istio-ab",
+            "istio-mirrored",
+            "istio-regulars",
+            "istio-tcp",
+        ],
+    ),
 ];
 
 /// Builds what these stories need beside the bed.
@@ -203,6 +215,36 @@ pub const ALL: &[Scenario] = &[
         "mirrored",
         strategies::mirrored,
         "Blue/Green with mirroring: copies alone promote a good release and find out a bad one, and no visitor meets it"
+    ),
+    scenario!(
+        Shared,
+        "istio-release",
+        istio::release,
+        "Istio: the split is that of the run, through hand edits and a deleted route; a bad release is found out by Istio's series"
+    ),
+    scenario!(
+        Shared,
+        "istio-ab",
+        istio::insiders,
+        "Istio: header, cookie or query parameter lead to the new release, and nothing else does"
+    ),
+    scenario!(
+        Shared,
+        "istio-mirrored",
+        istio::mirrored,
+        "Istio: a step of copies comes before the first weight, and finds out a bad release before anybody has met it"
+    ),
+    scenario!(
+        Shared,
+        "istio-regulars",
+        istio::regulars,
+        "Istio: with session affinity visitors stay on the side that they met, until the run is over"
+    ),
+    scenario!(
+        Shared,
+        "istio-tcp",
+        istio::connections,
+        "Istio: connections of any protocol are split by weight"
     ),
     scenario!(
         Shared,

@@ -8,7 +8,7 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::bed::parts::{GATEWAY, PROMETHEUS, SECOND_GATEWAY};
+use crate::bed::parts::{GATEWAY, ISTIO_GATEWAY, PROMETHEUS, SECOND_GATEWAY};
 use crate::bed::process::Process;
 use crate::bed::{Bed, Namespace};
 use crate::load::{Load, Mark, Report};
@@ -20,8 +20,19 @@ pub const INTERVAL: Duration = Duration::from_secs(3);
 /// More than any single phase takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
+/// apiVersion and kind of Istio's routes.
+const ISTIO_ROUTES: (&str, &str) = ("networking.istio.io/v1beta1", "VirtualService");
+
 /// The controller that the stories of one bed share.
 static SERIN: OnceCell<Process> = OnceCell::const_new();
+
+/// Istio, which some of them need.
+static ISTIO: OnceCell<()> = OnceCell::const_new();
+
+/// Brings up Istio on this bed unless it is there already.
+pub async fn istio(bed: &Bed) -> Result<()> {
+    ISTIO.get_or_try_init(|| bed.start_istio()).await.map(drop)
+}
 
 /// Starts Serin on this bed unless it runs already.
 pub async fn serin(bed: &Bed) -> Result<()> {
@@ -56,15 +67,18 @@ pub enum Gateway {
     Traefik,
     /// Contour with Envoy; a story brings it up with [`Bed::start_second_gateway`].
     Contour,
+    /// Istio with Envoy; a story brings it up with [`istio`]. Its canaries are for provider `istio`.
+    Istio,
 }
 
 impl Gateway {
-    /// Name of the Gateway in namespace `gateway`.
+    /// Name of the Gateway in namespace `gateway`; in `istio-system` for Istio's.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Traefik => "traefik",
             Self::Contour => "contour",
+            Self::Istio => "bed",
         }
     }
 
@@ -74,6 +88,7 @@ impl Gateway {
         match self {
             Self::Traefik => GATEWAY,
             Self::Contour => SECOND_GATEWAY,
+            Self::Istio => ISTIO_GATEWAY,
         }
     }
 }
@@ -85,6 +100,8 @@ pub struct Plan {
     pub analysis: Value,
     /// Further fields of `spec`.
     pub spec: Value,
+    /// Further fields of `spec.service`.
+    pub service: Value,
     /// Environment of the app's container.
     pub environment: Vec<(&'static str, &'static str)>,
     /// Requests per second; 0 for a shop without visitors.
@@ -109,6 +126,7 @@ impl Default for Plan {
         Self {
             analysis: json!({"threshold": 2, "stepWeight": 20, "maxWeight": 60}),
             spec: json!({}),
+            service: json!({}),
             // Longer than the app's own two seconds: with several shops on a busy machine gateways were seen to learn six seconds late
             // which pods are there (the flags of the controller manager say why).
             environment: vec![("SHUTDOWN_DELAY_MS", "8000")],
@@ -131,7 +149,7 @@ pub struct Shop<'a> {
     pub host: String,
     pub load: Option<Load>,
     environment: Vec<(&'static str, &'static str)>,
-    gateway: Gateway,
+    pub gateway: Gateway,
     kind: &'static str,
     more_of_container: Value,
     scraped: bool,
@@ -206,6 +224,16 @@ impl<'a> Shop<'a> {
     /// The route that the user had before the canary came.
     #[must_use]
     pub fn own_route(&self) -> Value {
+        if self.gateway == Gateway::Istio {
+            return json!({
+                "apiVersion": ISTIO_ROUTES.0, "kind": ISTIO_ROUTES.1, "metadata": {"name": "app"},
+                "spec": {
+                    "gateways": ["istio-system/bed"],
+                    "hosts": [self.host],
+                    "http": [{"route": [{"destination": {"host": "app"}}]}],
+                },
+            });
+        }
         json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "app"},
             "spec": {
@@ -265,16 +293,20 @@ impl<'a> Shop<'a> {
             ],
         });
         merge(&mut analysis, &plan.analysis);
+        let mut service = json!({"port": 80, "targetPort": 8080, "hosts": [self.host]});
+        let provider = if plan.gateway == Gateway::Istio {
+            service["gateways"] = json!([format!("istio-system/{}", plan.gateway.name())]);
+            "istio"
+        } else {
+            service["gatewayRefs"] = json!([{"name": plan.gateway.name(), "namespace": "gateway"}]);
+            "gatewayapi:v1"
+        };
+        merge(&mut service, &plan.service);
         let mut spec = json!({
-            "provider": "gatewayapi:v1",
+            "provider": provider,
             "targetRef": {"apiVersion": "apps/v1", "kind": self.kind, "name": "app"},
             "progressDeadlineSeconds": 60,
-            "service": {
-                "port": 80,
-                "targetPort": 8080,
-                "gatewayRefs": [{"name": plan.gateway.name(), "namespace": "gateway"}],
-                "hosts": [self.host],
-            },
+            "service": service,
             "analysis": analysis,
         });
         merge(&mut spec, &plan.spec);
@@ -333,19 +365,35 @@ impl<'a> Shop<'a> {
             .await
     }
 
-    /// The weights of the route now: primary, canary.
+    /// apiVersion and kind of the route.
+    #[must_use]
+    pub fn routes(&self) -> (&'static str, &'static str) {
+        if self.gateway == Gateway::Istio {
+            ISTIO_ROUTES
+        } else {
+            ("gateway.networking.k8s.io/v1", "HTTPRoute")
+        }
+    }
+
+    /// The rules of the route now.
+    pub async fn rules(&self) -> Result<Vec<Value>> {
+        let (api_version, kind) = self.routes();
+        let route = self.namespace.get(api_version, kind, "app").await?;
+        let spec = &route.data["spec"];
+        let rules = ["rules", "http", "tcp"].map(|key| spec[key].as_array());
+        Ok(rules.into_iter().flatten().flatten().cloned().collect())
+    }
+
+    /// The weights of the route now: primary, canary. Of several rules it is the first that counts.
     pub async fn route(&self) -> Result<(i64, i64)> {
-        let route = self
-            .namespace
-            .get("gateway.networking.k8s.io/v1", "HTTPRoute", "app")
-            .await?;
-        let backends = &route.data["spec"]["rules"][0]["backendRefs"];
+        let rules = self.rules().await?;
+        let rule = rules.first().unwrap_or(&Value::Null);
+        let backends = rule["backendRefs"].as_array().or(rule["route"].as_array());
         let weight = |name: &str| {
             backends
-                .as_array()
                 .into_iter()
                 .flatten()
-                .find(|backend| backend["name"] == name)
+                .find(|backend| backend["name"] == name || backend["destination"]["host"] == name)
                 .and_then(|backend| backend["weight"].as_i64())
                 .unwrap_or(-1)
         };

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::gates::Gates;
 use super::handover::measured;
-use super::shop::{self, INTERVAL, PATIENCE, Plan, RATE, Shop, flawless, only_failed};
+use super::shop::{self, Gateway, INTERVAL, PATIENCE, Plan, RATE, Shop, flawless, only_failed};
 use crate::bed::Bed;
 use crate::bed::parts::GATEWAY;
 use crate::load::{Load, LoadPlan, Mark};
@@ -397,11 +397,11 @@ pub async fn event_driven(bed: &Bed) -> Result<()> {
 }
 
 /// Answers to one visitor who carries this cookie: how many from each version.
-async fn visit(host: &str, cookie: Option<&str>, times: u32) -> Result<BTreeMap<String, u32>> {
+async fn visit(shop: &Shop<'_>, cookie: Option<&str>, times: u32) -> Result<BTreeMap<String, u32>> {
     let http = reqwest::Client::new();
     let mut answers = BTreeMap::new();
     for _ in 0..times {
-        let mut request = http.get(GATEWAY).header("host", host);
+        let mut request = http.get(shop.gateway.address()).header("host", &shop.host);
         if let Some(cookie) = cookie {
             request = request.header(COOKIE, format!("theme=dark; {cookie}"));
         }
@@ -424,7 +424,7 @@ async fn wait_forgotten(shop: &Shop<'_>, cookie: &str) -> Result<()> {
             Duration::from_secs(10),
             async || {
                 let answer = reqwest::Client::new()
-                    .get(GATEWAY)
+                    .get(shop.gateway.address())
                     .header("host", &shop.host)
                     .header(COOKIE, cookie)
                     .send()
@@ -447,6 +447,11 @@ async fn wait_forgotten(shop: &Shop<'_>, cookie: &str) -> Result<()> {
 
 /// Session affinity: who has met a side stays on it, whatever the weights; after the run browsers are told to forget.
 pub async fn regulars(bed: &Bed) -> Result<()> {
+    stay(bed, "regulars", Gateway::Traefik).await
+}
+
+/// The same behind a gateway, under the name of a story.
+pub async fn stay(bed: &Bed, story: &str, gateway: Gateway) -> Result<()> {
     shop::serin(bed).await?;
     // While the primary's pods are replaced, it answers with both versions: what is asked of affinity ends before that.
     let gates = Gates::start().await?;
@@ -457,12 +462,14 @@ pub async fn regulars(bed: &Bed) -> Result<()> {
             "webhooks": gates.hook("confirm-promotion", "promotion"),
             "sessionAffinity": {"cookieName": "regular", "primaryCookieName": "regular-primary", "maxAge": 600},
         }),
+        gateway,
         rate: 0.0,
         ..Plan::default()
     };
-    let mut shop = Shop::open(bed, "regulars", plan).await?;
-    bed.wait_served(&shop.host, Duration::from_secs(30)).await?;
-    let mut visitors = LoadPlan::new(GATEWAY, Some(&shop.host), RATE);
+    let mut shop = Shop::open(bed, story, plan).await?;
+    bed.wait_served_at(gateway.address(), &shop.host, Duration::from_secs(30))
+        .await?;
+    let mut visitors = LoadPlan::new(gateway.address(), Some(&shop.host), RATE);
     visitors.users = 150;
     visitors.cookies = true;
     shop.load = Some(Load::start_plan(&visitors)?);
@@ -479,22 +486,16 @@ pub async fn regulars(bed: &Bed) -> Result<()> {
         "both sides have a cookie: {status}"
     );
     bed.wait("the gateway to split in halves", PATIENCE, async || {
-        let rules = shop
-            .namespace
-            .get("gateway.networking.k8s.io/v1", "HTTPRoute", "app")
-            .await?;
+        let rules = shop.rules().await?;
         ensure!(
-            rules.data["spec"]["rules"]
-                .as_array()
-                .is_some_and(|rules| rules.len() == 3),
-            "the route has a rule for each cookie: {}",
-            rules.data["spec"]
+            rules.len() == 3,
+            "the route has a rule for each cookie: {rules:?}"
         );
-        Ok((visit(&shop.host, None, 20).await?.len() == 2).then_some(()))
+        Ok((visit(&shop, None, 20).await?.len() == 2).then_some(()))
     })
     .await?;
     for (carried, version) in [(&canary, "1.1.0"), (&primary, "1.0.0")] {
-        let answers = visit(&shop.host, Some(carried), 30).await?;
+        let answers = visit(&shop, Some(carried), 30).await?;
         ensure!(
             answers == BTreeMap::from([(version.to_owned(), 30)]),
             "a visitor with {carried} stays on {version}, but was answered by {answers:?}"
@@ -530,7 +531,7 @@ pub async fn regulars(bed: &Bed) -> Result<()> {
         .get(&("1.1.0".to_owned(), "1.0.0".to_owned()))
         .copied()
         .unwrap_or(0);
-    measured("regulars", &report);
+    measured(story, &report);
     println!("        {back} of them met 1.0.0 after 1.1.0");
     flawless(&report)?;
     ensure!(
