@@ -37,7 +37,7 @@ pub struct ControllerArguments {
     /// Namespaces to watch, separated by commas. Default: all.
     #[arg(long, value_name = "NAMES", default_value = "", value_delimiter = ',')]
     namespace: Vec<String>,
-    /// Router of canaries that name none, such as gatewayapi:v1 or kubernetes.
+    /// Router of canaries that name none, such as gatewayapi:v1, nginx or kubernetes.
     #[arg(long, value_name = "NAME", default_value = "istio")]
     mesh_provider: String,
     /// Prometheus for built-in and inline metrics of canaries that name none, or scrape, perhaps with options as in scrape?port=9797: the

@@ -92,6 +92,8 @@ const OWN_AND_REMOVE: &[&str] = &["get", "list", "watch", "create", "patch", "de
 /// In addition for each router, by the first part of its provider name: `gatewayapi` stands for `gatewayapi:v1` and all others that
 /// begin so.
 pub static PROVIDERS: &[(&str, &[Grant])] = &[
+    ("apisix", &[on(kinds::APISIX_ROUTE, OWN_AND_REMOVE)]),
+    ("contour", &[on(kinds::HTTP_PROXY, OWN)]),
     // Of both versions; `virtualrouters` are there in the second alone.
     (
         "appmesh",
@@ -121,6 +123,9 @@ pub static PROVIDERS: &[(&str, &[Grant])] = &[
     ("linkerd", &[on(kinds::TRAFFIC_SPLIT_V1ALPHA1, OWN)]),
     ("osm", &[on(kinds::TRAFFIC_SPLIT_V1ALPHA2, OWN)]),
     ("smi", &[on(kinds::TRAFFIC_SPLIT_V1ALPHA3, OWN)]),
+    ("nginx", &[on(kinds::INGRESS, OWN_AND_REMOVE)]),
+    ("skipper", &[on(kinds::INGRESS, OWN_AND_REMOVE)]),
+    ("traefik", &[on(kinds::TRAEFIK_SERVICE, OWN)]),
     (OWN_ROUTE, OWN_ROUTES),
 ];
 

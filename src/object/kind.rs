@@ -258,4 +258,15 @@ pub mod kinds {
         "DestinationRule",
         "destinationrules",
     );
+    pub const INGRESS: Kind = Kind::namespaced("networking.k8s.io", "v1", "Ingress", "ingresses");
+    pub const HTTP_PROXY: Kind =
+        Kind::namespaced("projectcontour.io", "v1", "HTTPProxy", "httpproxies");
+    pub const TRAEFIK_SERVICE: Kind = Kind::namespaced(
+        "traefik.io",
+        "v1alpha1",
+        "TraefikService",
+        "traefikservices",
+    );
+    pub const APISIX_ROUTE: Kind =
+        Kind::namespaced("apisix.apache.org", "v2", "ApisixRoute", "apisixroutes");
 }

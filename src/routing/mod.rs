@@ -240,6 +240,27 @@ impl Refusal {
     }
 }
 
+/// What is refused as an error is not written, whoever asks for it.
+fn refuse_errors(refusals: Vec<Refusal>) -> Result<(), RouteError> {
+    let error = refusals
+        .into_iter()
+        .find(|refusal| refusal.severity == Severity::Error);
+    match error {
+        None => Ok(()),
+        Some(refusal) => {
+            let (found, expected) = refusal
+                .message
+                .split_once("; ")
+                .unwrap_or((&refusal.message, "it can't be written"));
+            Err(RouteError::Invalid {
+                field: refusal.field,
+                found: found.to_owned(),
+                expected: expected.to_owned(),
+            })
+        }
+    }
+}
+
 /// One mesh or ingress. Implementations have no state.
 pub trait Router: Send + Sync {
     /// Flagger's provider name, for example `gatewayapi:v1`.
@@ -288,23 +309,29 @@ pub trait Router: Send + Sync {
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError>;
 }
 
+mod apisix;
 mod appmesh;
 mod capabilities;
+mod companion;
+mod contour;
 mod gateway_api;
 mod gloo;
 mod istio;
 mod kubernetes;
 mod kuma;
+mod nginx;
 mod own_route;
 mod route_object;
 mod session_cookie;
+mod skipper;
 mod smi;
+mod traefik;
 mod weighted;
 
 pub use own_route::kinds as own_routes;
 
 /// Every router, in the order in which names are tried: a longer prefix stands before a shorter one.
-static ROUTERS: [&dyn Router; 13] = [
+static ROUTERS: [&dyn Router; 18] = [
     &kubernetes::Kubernetes,
     &istio::Istio,
     &gateway_api::V1BETA1,
@@ -318,6 +345,11 @@ static ROUTERS: [&dyn Router; 13] = [
     &gloo::Gloo,
     &appmesh::V1Beta2,
     &appmesh::V1Beta1,
+    &contour::Contour,
+    &nginx::Nginx,
+    &traefik::Traefik,
+    &skipper::Skipper,
+    &apisix::Apisix,
 ];
 
 /// The router for a provider name, by Flagger's rules: exact names, prefixes for `gatewayapi:v1…`. `None` for a name that no
@@ -350,6 +382,8 @@ pub fn table() -> Vec<(&'static str, Capabilities)> {
         .collect()
 }
 
+#[cfg(test)]
+mod ingress_tests;
 #[cfg(test)]
 mod tests;
 

@@ -16,6 +16,11 @@ pub async fn run(bed: &Bed) -> Result<()> {
         if file.extension().is_none_or(|extension| extension != "yaml") {
             continue;
         }
+        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+        // Those have planes of their own.
+        if ["nginx", "traefik", "contour"].contains(&name.as_ref()) {
+            continue;
+        }
         let text = std::fs::read_to_string(&file)?;
         place
             .apply(&text)
