@@ -484,6 +484,22 @@ pub fn istio() -> Result<Istio> {
     })
 }
 
+/// The definitions of Traefik's own resources, in the latest version near the program's that is published as a module; fetched when a
+/// story first needs them.
+pub fn traefik_definitions() -> Result<PathBuf> {
+    let tools = project_root()?.join("e2e/tools/traefik-definitions");
+    let module = "github.com/traefik/traefik/v3";
+    let version = version_in(&tools.join("go.mod"), module)?;
+    let folder = part(&home()?, &format!("traefik-definitions-{version}"), |out| {
+        let source = module_source(&tools, module)?;
+        let folder = source.join("docs/content/reference/dynamic-configuration");
+        let text = fs::read(folder.join("kubernetes-crd-definition-v1.yml"))?;
+        fs::write(out.join("crds.yaml"), text)?;
+        Ok(())
+    })?;
+    Ok(folder.join("crds.yaml"))
+}
+
 /// Where the source of a module is that a tool's `go.mod` requires.
 fn module_source(tool: &Path, module: &str) -> Result<PathBuf> {
     let found = run(Command::new("go")

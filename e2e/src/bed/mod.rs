@@ -32,7 +32,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::discovery::Scope;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use self::audit::{Audit, AuditMark};
 use self::parts::Part;
@@ -92,6 +92,8 @@ pub struct Bed {
     kinds: Mutex<HashMap<GroupVersionKind, (ApiResource, Scope)>>,
     serins: AtomicUsize,
     timeline: Timeline,
+    second_gateway: OnceCell<()>,
+    ingress_gateway: OnceCell<()>,
 }
 
 impl Bed {
@@ -116,6 +118,8 @@ impl Bed {
             kinds: Mutex::default(),
             serins: AtomicUsize::new(0),
             timeline,
+            second_gateway: OnceCell::new(),
+            ingress_gateway: OnceCell::new(),
         };
         bed.start_part(Part::Etcd).await?;
         bed.start_part(Part::ApiServer).await?;
@@ -152,8 +156,13 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Brings up the gateway `contour` beside the bed's own: Contour with Envoy, at [`parts::SECOND_GATEWAY`].
+    /// Brings up the gateway `contour` beside the bed's own, unless it is up: Contour with Envoy, at [`parts::SECOND_GATEWAY`].
     pub async fn start_second_gateway(&self) -> Result<()> {
+        let start = || self.bring_up_second_gateway();
+        self.second_gateway.get_or_try_init(start).await.map(drop)
+    }
+
+    async fn bring_up_second_gateway(&self) -> Result<()> {
         let tools = tokio::task::spawn_blocking(tools::contour).await??;
         let definitions = std::fs::read_to_string(&tools.definitions)
             .with_context(|| format!("reading {}", tools.definitions.display()))?;
@@ -179,6 +188,23 @@ impl Bed {
         let definitions = std::fs::read_to_string(&tools.definitions)
             .with_context(|| format!("reading {}", tools.definitions.display()))?;
         self.apply(&definitions).await
+    }
+
+    /// Brings up a Traefik that reads Ingresses with nginx's annotations and Traefik's own resources, unless it is up, at
+    /// [`parts::INGRESS_GATEWAY`].
+    pub async fn start_ingress_gateway(&self) -> Result<()> {
+        let start = || self.bring_up_ingress_gateway();
+        self.ingress_gateway.get_or_try_init(start).await.map(drop)
+    }
+
+    async fn bring_up_ingress_gateway(&self) -> Result<()> {
+        let file = tokio::task::spawn_blocking(tools::traefik_definitions).await??;
+        let definitions = std::fs::read_to_string(&file)
+            .with_context(|| format!("reading {}", file.display()))?;
+        self.apply(&definitions).await?;
+        self.apply(include_str!("../../manifests/ingress-class.yaml"))
+            .await?;
+        self.start_part(Part::TraefikIngress).await
     }
 
     /// Custom resources and Serin's rights.

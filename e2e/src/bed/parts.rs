@@ -18,9 +18,12 @@ pub const SECOND_GATEWAY: &str = "http://127.0.0.1:16001";
 pub const ISTIO_GATEWAY: &str = "http://127.0.0.1:8002";
 /// The port of that gateway at which connections of any protocol enter.
 pub const ISTIO_TCP_PORT: u16 = 8003;
+/// Where requests enter that Ingresses and Traefik's own resources lead on, where a story has brought that up.
+pub const INGRESS_GATEWAY: &str = "http://127.0.0.1:8010";
 /// Where Prometheus answers.
 pub const PROMETHEUS: &str = "http://127.0.0.1:9090";
 const TRAEFIK_METRICS: &str = "127.0.0.1:8899";
+const INGRESS_METRICS: &str = "127.0.0.1:8898";
 const ENVOY_METRICS: &str = "127.0.0.1:18010";
 const ISTIO_METRICS: &str = "127.0.0.1:15000";
 const ISTIO_MESH: &str =
@@ -46,12 +49,13 @@ pub enum Part {
     Traefik,
     Contour,
     Envoy,
+    TraefikIngress,
     Istiod,
     IstioGateway,
 }
 
 impl Part {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Etcd,
         Self::ApiServer,
         Self::ControllerManager,
@@ -60,6 +64,7 @@ impl Part {
         Self::Traefik,
         Self::Contour,
         Self::Envoy,
+        Self::TraefikIngress,
         Self::Istiod,
         Self::IstioGateway,
     ];
@@ -76,6 +81,7 @@ impl Part {
             Self::Traefik => "traefik",
             Self::Contour => "contour",
             Self::Envoy => "envoy",
+            Self::TraefikIngress => "traefik-ingress",
             Self::Istiod => "istiod",
             Self::IstioGateway => "istio-gateway",
         }
@@ -92,6 +98,7 @@ impl Part {
             Self::Traefik => traefik(tools, state),
             Self::Contour => contour(state)?,
             Self::Envoy => envoy(state)?,
+            Self::TraefikIngress => traefik_ingress(tools, state),
             Self::Istiod => istiod(state)?,
             Self::IstioGateway => istio_gateway(state)?,
         })
@@ -130,6 +137,7 @@ impl Part {
             Self::Traefik => answers(format!("http://{TRAEFIK_METRICS}/ping")).await,
             Self::Contour => answers("http://127.0.0.1:18003/healthz".to_owned()).await,
             Self::Envoy => answers(format!("http://{ENVOY_METRICS}/ready")).await,
+            Self::TraefikIngress => answers(format!("http://{INGRESS_METRICS}/ping")).await,
             Self::Istiod => answers("http://127.0.0.1:15080/ready".to_owned()).await,
             Self::IstioGateway => answers(format!("http://{ISTIO_METRICS}/ready")).await,
         }
@@ -258,6 +266,7 @@ fn prometheus(tools: &Tools, state: &Path) -> Result<Program> {
                 .context("the state folder's path is not UTF-8")?,
         )
         .replace("${TRAEFIK}", TRAEFIK_METRICS)
+        .replace("${INGRESS}", INGRESS_METRICS)
         .replace("${ENVOY}", ENVOY_METRICS)
         .replace("${ISTIO}", ISTIO_METRICS);
     std::fs::write(&config, text)?;
@@ -273,14 +282,30 @@ fn prometheus(tools: &Tools, state: &Path) -> Result<Program> {
 }
 
 fn traefik(tools: &Tools, state: &Path) -> Program {
+    traefik_at(tools, state, GATEWAY, TRAEFIK_METRICS).args([
+        "--providers.kubernetesgateway=true",
+        "--providers.kubernetesgateway.statusaddress.ip=127.0.0.1",
+    ])
+}
+
+/// A Traefik of its own, since that of the bed would wait for definitions that most stories don't need.
+fn traefik_ingress(tools: &Tools, state: &Path) -> Program {
+    traefik_at(tools, state, INGRESS_GATEWAY, INGRESS_METRICS).args([
+        "--providers.kubernetescrd=true",
+        "--providers.kubernetesingressnginx=true",
+        "--providers.kubernetesingressnginx.throttleduration=100ms",
+    ])
+}
+
+fn traefik_at(tools: &Tools, state: &Path, gateway: &str, metrics: &str) -> Program {
     Program::new(&tools.traefik)
         .env("KUBECONFIG", kubeconfig(state, Part::Traefik.name()))
         .args([
             flag(
                 "entrypoints.web.address",
-                GATEWAY.trim_start_matches("http://"),
+                gateway.trim_start_matches("http://"),
             ),
-            flag("entrypoints.metrics.address", TRAEFIK_METRICS),
+            flag("entrypoints.metrics.address", metrics),
         ])
         .args([
             "--metrics.prometheus=true",
@@ -289,8 +314,6 @@ fn traefik(tools: &Tools, state: &Path) -> Program {
             "--metrics.prometheus.addrouterslabels=true",
             "--ping=true",
             "--ping.entrypoint=metrics",
-            "--providers.kubernetesgateway=true",
-            "--providers.kubernetesgateway.statusaddress.ip=127.0.0.1",
             "--providers.providersthrottleduration=100ms",
             "--log.level=INFO",
             "--global.sendanonymoususage=false",

@@ -10,6 +10,7 @@ mod from_flagger;
 mod gates;
 mod gateway_splits;
 mod handover;
+mod ingresses;
 mod installed;
 mod istio;
 mod loadtester;
@@ -77,6 +78,7 @@ const SELDOM: &[&str] = &[
     "kustomize-base",
     "installed-in-a-namespace",
     "api-trouble",
+    "contour-by-header",
 ];
 
 /// Builds something, or finds it built.
@@ -88,7 +90,24 @@ const NEEDS: &[(Build, &[&str])] = &[
         || tools::flagger().map(drop),
         &["from-flagger", "from-flagger-at-rest", "back-to-flagger"],
     ),
-    (|| tools::contour().map(drop), &["mirrored"]),
+    (
+        || tools::contour().map(drop),
+        &[
+            "mirrored",
+            "examples",
+            "contour-release",
+            "contour-by-header",
+        ],
+    ),
+    (
+        || tools::traefik_definitions().map(drop),
+        &[
+            "examples",
+            "traefik-release",
+            "nginx-release",
+            "nginx-by-header",
+        ],
+    ),
     (
         || tools::istio().map(drop),
         &[
@@ -245,6 +264,36 @@ pub const ALL: &[Scenario] = &[
         "istio-tcp",
         istio::connections,
         "Istio: connections of any protocol are split by weight"
+    ),
+    scenario!(
+        Shared,
+        "traefik-release",
+        ingresses::traefik_release,
+        "behind a TraefikService: promoted, rolled back, hands and deletions undone; nothing else is lost"
+    ),
+    scenario!(
+        Shared,
+        "nginx-release",
+        ingresses::nginx_release,
+        "behind an Ingress with nginx's annotations: promoted, rolled back, hands and deletions undone, nothing is lost"
+    ),
+    scenario!(
+        Shared,
+        "contour-release",
+        ingresses::contour_release,
+        "behind an HTTPProxy: promoted, rolled back, hands and deletions undone; nothing else is lost"
+    ),
+    scenario!(
+        Shared,
+        "nginx-by-header",
+        ingresses::nginx_by_header,
+        "A/B behind nginx's annotations: a header or a cookie leads to the new release, and nothing else does"
+    ),
+    scenario!(
+        Shared,
+        "contour-by-header",
+        ingresses::contour_by_header,
+        "A/B behind an HTTPProxy: two headers together lead to the new release, and not one of them alone"
     ),
     scenario!(
         Shared,

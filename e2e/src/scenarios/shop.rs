@@ -8,7 +8,7 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::bed::parts::{GATEWAY, ISTIO_GATEWAY, PROMETHEUS, SECOND_GATEWAY};
+use crate::bed::parts::{GATEWAY, INGRESS_GATEWAY, ISTIO_GATEWAY, PROMETHEUS, SECOND_GATEWAY};
 use crate::bed::process::Process;
 use crate::bed::{Bed, Namespace};
 use crate::load::{Load, Mark, Report};
@@ -67,6 +67,8 @@ pub enum Gateway {
     Traefik,
     /// Contour with Envoy; a story brings it up with [`Bed::start_second_gateway`].
     Contour,
+    /// Traefik reading Ingresses and resources of its own; a story brings it up with [`Bed::start_ingress_gateway`].
+    Ingress,
     /// Istio with Envoy; a story brings it up with [`istio`]. Its canaries are for provider `istio`.
     Istio,
 }
@@ -76,7 +78,7 @@ impl Gateway {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Traefik => "traefik",
+            Self::Traefik | Self::Ingress => "traefik",
             Self::Contour => "contour",
             Self::Istio => "bed",
         }
@@ -88,6 +90,7 @@ impl Gateway {
         match self {
             Self::Traefik => GATEWAY,
             Self::Contour => SECOND_GATEWAY,
+            Self::Ingress => INGRESS_GATEWAY,
             Self::Istio => ISTIO_GATEWAY,
         }
     }
