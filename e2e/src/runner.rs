@@ -26,6 +26,9 @@ pub struct Arguments {
     /// How many run side by side: scenarios on the shared bed, and beds of scenarios that need one alone
     #[arg(long, default_value_t = 1)]
     parallel: usize,
+    /// How often a scenario is tried that fails; later tries have a bed of their own, and what went wrong is told all the same
+    #[arg(long, default_value_t = 1)]
+    tries: usize,
     /// Keep state and logs in `.bed/` also when everything passes
     #[arg(long)]
     keep: bool,
@@ -77,28 +80,52 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         .collect();
 
     let parallel = arguments.parallel.max(1);
-    let mut counts = (0, 0);
+    let mut passed = 0;
+    let mut failed: Vec<&Scenario> = Vec::new();
     for (groups, beds) in [(Vec::from_iter(shared), 1), (alone, parallel)] {
-        let results: Vec<Result<(usize, usize)>> = stream::iter(&groups)
+        let results: Vec<Result<(usize, Vec<&Scenario>)>> = stream::iter(&groups)
             .map(|group| run_group(group, parallel, arguments.keep))
             .buffered(beds)
             .collect()
             .await;
         for result in results {
-            let (passed, failed) = result?;
-            counts = (counts.0 + passed, counts.1 + failed);
+            let (more, fewer) = result?;
+            passed += more;
+            failed.extend(fewer);
         }
     }
-    println!("{} passed, {} failed", counts.0, counts.1);
-    Ok(if counts.1 == 0 {
+    for attempt in 2..=arguments.tries {
+        for scenario in std::mem::take(&mut failed) {
+            println!("{}: try {attempt}, on a bed of its own", scenario.name);
+            let group = Group {
+                name: format!("{run}-{}-{attempt}", scenario.name),
+                scenarios: vec![scenario],
+            };
+            let (more, fewer) = run_group(&group, 1, arguments.keep).await?;
+            if more > 0 {
+                println!(
+                    "{} passed at try {attempt} only; what went wrong before is told above",
+                    scenario.name
+                );
+            }
+            passed += more;
+            failed.extend(fewer);
+        }
+    }
+    println!("{passed} passed, {} failed", failed.len());
+    Ok(if failed.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-/// Passed and failed; what was not told because the bed failed counts as failed.
-async fn run_group(group: &Group, parallel: usize, keep: bool) -> Result<(usize, usize)> {
+/// How many passed, and those that failed; what was not told because the bed failed counts as failed.
+async fn run_group(
+    group: &Group,
+    parallel: usize,
+    keep: bool,
+) -> Result<(usize, Vec<&'static Scenario>)> {
     let state = state_folder(&group.name)?;
     std::fs::create_dir_all(&state)?;
     let mut inner: Vec<OsString> = [
@@ -113,17 +140,19 @@ async fn run_group(group: &Group, parallel: usize, keep: bool) -> Result<(usize,
     inner.extend(group.scenarios.iter().map(|scenario| scenario.name.into()));
     let child = namespace::spawn_inside(&inner)?;
     let status = namespace::wait_or_interrupt(child).await?;
-    let passed = std::fs::read_to_string(passed_file(&state))
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0);
-    let failed = group.scenarios.len() - passed;
-    if failed == 0 && status.success() && !keep {
+    let passed = std::fs::read_to_string(passed_file(&state)).unwrap_or_default();
+    let failed: Vec<&'static Scenario> = group
+        .scenarios
+        .iter()
+        .copied()
+        .filter(|scenario| !passed.lines().any(|name| name == scenario.name))
+        .collect();
+    if failed.is_empty() && status.success() && !keep {
         std::fs::remove_dir_all(&state)?;
     } else {
         println!("logs are in {}", state.join("logs").display());
     }
-    Ok((passed, failed))
+    Ok((group.scenarios.len() - failed.len(), failed))
 }
 
 fn passed_file(state: &Path) -> std::path::PathBuf {
@@ -142,16 +171,16 @@ pub async fn run_inside(arguments: InsideArguments) -> Result<ExitCode> {
         arguments.name,
         started.elapsed().as_secs_f64()
     );
-    let told: Vec<bool> = stream::iter(&chosen)
-        .map(|scenario| tell(scenario, &bed))
+    let told: Vec<Option<&str>> = stream::iter(&chosen)
+        .map(async |scenario| tell(scenario, &bed).await.then_some(scenario.name))
         .buffer_unordered(arguments.parallel.max(1))
         .collect()
         .await;
     let whole = bed.timeline().of_all();
     std::fs::write(bed.state().join("logs/timeline.log"), whole)?;
-    let passed = told.iter().filter(|passed| **passed).count();
-    std::fs::write(passed_file(bed.state()), passed.to_string())?;
-    Ok(if passed == chosen.len() {
+    let passed: Vec<&str> = told.into_iter().flatten().collect();
+    std::fs::write(passed_file(bed.state()), passed.join("\n"))?;
+    Ok(if passed.len() == chosen.len() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -1,4 +1,4 @@
-//! The ingress planes: releases behind Traefik's own resources, behind an Ingress with nginx's annotations and behind Contour's HTTPProxy, with
+//! The ingress planes: releases behind Traefik's own resources, behind an Ingress with nginx's annotations and behind Contour's `HTTPProxy`, with
 //! visitors in the shop, and what people do to the objects that Serin steers with meanwhile.
 use std::time::{Duration, Instant};
 
@@ -306,8 +306,8 @@ async fn release(bed: &Bed, name: &str, plane: &Plane) -> Result<()> {
     shop.release("1.1.0").await?;
     plane.wait_weights(&shop, (70, 30)).await?;
     let share = measured(&shop, "1.1.0", 30).await?;
-    let (addition, place) = (plane.addition)();
-    plane.patch(&shop, addition).await?;
+    let (added, place) = (plane.addition)();
+    plane.patch(&shop, added).await?;
     plane.wait_weights(&shop, (40, 60)).await?;
     plane.patch(&shop, (plane.edit)()).await?;
     let edited = Instant::now();
@@ -410,7 +410,7 @@ pub async fn nginx_by_header(bed: &Bed) -> Result<()> {
     .await
 }
 
-/// A/B behind an HTTPProxy: by two headers at once, one of them by its beginning.
+/// A/B behind an `HTTPProxy`: by two headers at once, one of them by its beginning.
 pub async fn contour_by_header(bed: &Bed) -> Result<()> {
     by_header(
         bed,

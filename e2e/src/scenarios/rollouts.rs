@@ -124,7 +124,7 @@ pub async fn last_words(bed: &Bed) -> Result<()> {
         ..Plan::default()
     };
     let shop = Shop::open(bed, "last-words", plan).await?;
-    shop.release_with("1.4.0", &[("CRASH_AFTER_MS", "200")])
+    shop.release_with("1.4.0", &[("CRASH_AFTER_MS", "10")])
         .await?;
     told_after_the_end(&shop, &["CrashLoopBackOff", "exit code 1"]).await?;
     shop.release("missing").await?;
