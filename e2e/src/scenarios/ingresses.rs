@@ -306,7 +306,7 @@ async fn release(bed: &Bed, name: &str, plane: &Plane) -> Result<()> {
     shop.release("1.1.0").await?;
     plane.wait_weights(&shop, (70, 30)).await?;
     let share = measured(&shop, "1.1.0", 30).await?;
-    let (added, place) = (plane.addition)();
+    let (added, pointer) = (plane.addition)();
     plane.patch(&shop, added).await?;
     plane.wait_weights(&shop, (40, 60)).await?;
     plane.patch(&shop, (plane.edit)()).await?;
@@ -332,7 +332,7 @@ async fn release(bed: &Bed, name: &str, plane: &Plane) -> Result<()> {
     plane.wait_weights(&shop, (100, 0)).await?;
     let object = plane.read(&shop).await?;
     ensure!(
-        object.pointer(place).is_some(),
+        object.pointer(pointer).is_some(),
         "what was added in mid-run stays: {object}"
     );
     shop.wait_only("1.1.0").await?;

@@ -14,6 +14,7 @@ mod ingresses;
 mod installed;
 mod istio;
 mod loadtester;
+mod metrics_backends;
 mod own_route;
 mod rollouts;
 mod serin_starts;
@@ -79,6 +80,7 @@ const SELDOM: &[&str] = &[
     "installed-in-a-namespace",
     "api-trouble",
     "contour-by-header",
+    "metrics-backends",
 ];
 
 /// Builds something, or finds it built.
@@ -118,6 +120,10 @@ const NEEDS: &[(Build, &[&str])] = &[
             "istio-regulars",
             "istio-tcp",
         ],
+    ),
+    (
+        || tools::metrics_backends().map(drop),
+        &["metrics-backends"],
     ),
 ];
 
@@ -504,6 +510,12 @@ pub const ALL: &[Scenario] = &[
         "api-trouble",
         availability::api_server_trouble,
         "an API server that is crowded, slow, forgetful, away or restarted is waited for, and rollouts go on"
+    ),
+    scenario!(
+        Alone,
+        "metrics-backends",
+        metrics_backends::run,
+        "Prometheus, VictoriaMetrics, Graphite, CloudWatch, Keptn and an external metric are asked for real, and one that turns bad ends a run"
     ),
     scenario!(
         Alone,
