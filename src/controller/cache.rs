@@ -35,6 +35,8 @@ const GREETING_PERIOD: Duration = Duration::from_secs(5);
 const KEPT_FOR: Duration = Duration::from_hours(1);
 /// How often a list that changes while it is read is read again.
 const LIST_ATTEMPTS: usize = 4;
+/// How many objects of a list are read past the cache.
+const LARGEST_LIST: usize = 500;
 
 /// The waits of a watch that breaks again and again: from half a second to eight, with jitter. A minute's peace starts them over; a list
 /// that succeeded does not, or a server that breaks each watch off would be listed all the time.
@@ -492,6 +494,11 @@ impl Caches {
         self.with_store(&key, |store| {
             store.doubt(&(name.namespace.clone(), name.name.clone()));
         });
+    }
+
+    /// Reads a list past the cache: as much of it as fits into one answer.
+    pub async fn read_list(&self, list: &ListRef) -> Result<Vec<Object>, ApiError> {
+        self.api.list_some(list, LARGEST_LIST).await
     }
 
     /// Reads an object past the cache, because the cache was shown to be behind.

@@ -568,8 +568,13 @@ impl Controller {
             tracing::info!(canary = %key, "its status was written by another hand; reading everything again");
             let wants = self.with_memory(key, |memory| memory.wants.clone());
             for want in wants {
-                if let Want::Object(object) = want {
-                    self.caches.refresh(&object, key).await?;
+                match want {
+                    Want::Object(object) => self.caches.refresh(&object, key).await?,
+                    Want::List(list) => {
+                        for object in self.caches.read_list(&list).await? {
+                            self.caches.absorb(&list.kind, &object, key);
+                        }
+                    }
                 }
             }
         }

@@ -119,6 +119,7 @@ impl Pass<'_> {
         let plan = converge::writes(&view, &self.status, self.drained);
         if let Some(foreign) = plan.drift {
             self.tell_drift(&foreign);
+            self.drain_anew();
         }
         self.wake_at(plan.wake);
         if let Some((reason, message)) = plan.problem {

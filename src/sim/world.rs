@@ -1386,8 +1386,16 @@ impl World {
                 if target.kind == kinds::CANARY && status(&self.replicas[replica]) != before {
                     // Another controller is at work; what is known of everything else may be as old.
                     for want in self.replicas[replica].wants.clone() {
-                        if let Want::Object(name) = want {
-                            self.read_again(replica, &name);
+                        match want {
+                            Want::Object(name) => self.read_again(replica, &name),
+                            Want::List(list) => {
+                                let found = self.store.of_kind(&list.kind);
+                                let names: Vec<ObjectRef> =
+                                    found.map(|(name, ..)| name.clone()).collect();
+                                for name in names {
+                                    self.read_again(replica, &name);
+                                }
+                            }
                         }
                     }
                 }

@@ -348,6 +348,21 @@ impl<'a> Pass<'a> {
         self.tell_and_alert(Severity::Info, "Succeeded", text, alert.to_owned());
     }
 
+    /// Somebody led requests back to a side that was draining, whether or not this pass looked at the drain.
+    pub(super) fn drain_anew(&mut self) {
+        let draining = matches!(
+            self.stage(),
+            Some(Stage::Initializing | Stage::ScalingDown | Stage::RollingBack | Stage::Cancelling)
+        );
+        if draining {
+            self.with_run(|run| {
+                if run.drain_from.is_some() {
+                    run.next_check_at = None;
+                }
+            });
+        }
+    }
+
     /// Weights first, then the route is seen to be applied, then a drain time, only then pods go. Once the route is seen to be applied,
     /// `next_check_at` says when the drain is over; until then it is empty.
     pub(super) fn settled(&mut self, view: &View<'a>, to: Side) -> bool {
