@@ -496,7 +496,7 @@ pub struct AlertRecord {
     )]
     #[schemars(schema_with = "schema::time")]
     pub at: Option<Timestamp>,
-    /// How grave it is.
+    /// Severity of the alert: info, warn or error.
     pub severity: AlertSeverity,
     /// Why, in one word for tools; the reason of the event that says the same.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -523,7 +523,7 @@ pub struct AlertRecord {
     /// Who is still to be told: providers as NAMESPACE/NAME, or controller for the controller's own channel.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<String>,
-    /// Who was told.
+    /// Receivers of this alert that have taken it, as `namespace/name` of their AlertProvider.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sent: Vec<String>,
     /// Who could not be told, each with why.
