@@ -461,10 +461,8 @@ fn change(
                 Ok((StatusCode::OK, changed))
             }
             None if whole && matches!(means, Means::Apply) => {
-                // An apply that expects a version never creates.
-                if body["metadata"]["uid"].is_string()
-                    || body["metadata"]["resourceVersion"].is_string()
-                {
+                // An apply that expects a certain object never creates; a version alone is compared with what is there only.
+                if body["metadata"]["uid"].is_string() {
                     return Err(Failure::conflict(format!("{name} is gone")));
                 }
                 checked(target, &body)?;
