@@ -2,11 +2,10 @@
 //! what a weight that is not there means.
 
 use crate::object::Kind;
+pub use crate::object::kinds::{GRPC_ROUTE, HTTP_PROXY, HTTP_ROUTE, INGRESS, TRAEFIK_SERVICE};
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
-pub const HTTP_ROUTE: Kind = Kind::namespaced(GATEWAY, "v1", "HTTPRoute", "httproutes");
-pub const GRPC_ROUTE: Kind = Kind::namespaced(GATEWAY, "v1", "GRPCRoute", "grpcroutes");
 pub const TLS_ROUTE: Kind = Kind::namespaced(GATEWAY, "v1", "TLSRoute", "tlsroutes");
 pub const TCP_ROUTE: Kind = Kind::namespaced(GATEWAY, "v1alpha2", "TCPRoute", "tcproutes");
 pub const VIRTUAL_SERVICE: Kind = Kind::namespaced(
@@ -23,15 +22,6 @@ pub const INGRESS_ROUTE_TCP: Kind = Kind::namespaced(
     "IngressRouteTCP",
     "ingressroutetcps",
 );
-pub const TRAEFIK_SERVICE: Kind = Kind::namespaced(
-    "traefik.io",
-    "v1alpha1",
-    "TraefikService",
-    "traefikservices",
-);
-pub const HTTP_PROXY: Kind =
-    Kind::namespaced("projectcontour.io", "v1", "HTTPProxy", "httpproxies");
-pub const INGRESS: Kind = Kind::namespaced("networking.k8s.io", "v1", "Ingress", "ingresses");
 
 /// How a backend of a list names a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
