@@ -164,6 +164,18 @@ pub struct Observed {
     pub foreign_writer: Option<String>,
 }
 
+impl Observed {
+    /// What an object says that is not there yet.
+    #[must_use]
+    pub fn of_nothing(target: &ObjectRef) -> Self {
+        Self {
+            split: None,
+            applied: Applied::Pending(format!("{target} does not exist yet")),
+            foreign_writer: None,
+        }
+    }
+}
+
 /// Why a router can't produce its objects. The texts name the field, the value and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {

@@ -85,11 +85,7 @@ impl Router for Nginx {
         let (_, target) = names(canary)?;
         let reading = live(&target);
         let Some(object) = route_object::readable(&target, &reading)? else {
-            return Ok(Observed {
-                split: None,
-                applied: Applied::Pending(format!("{target} does not exist yet")),
-                foreign_writer: None,
-            });
+            return Ok(Observed::of_nothing(&target));
         };
         Ok(Observed {
             split: Steering::of(settings).split(canary, object),

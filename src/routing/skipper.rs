@@ -80,11 +80,7 @@ impl Router for Skipper {
         let (_, target) = nginx::names(canary)?;
         let reading = live(&target);
         let Some(object) = route_object::readable(&target, &reading)? else {
-            return Ok(Observed {
-                split: None,
-                applied: Applied::Pending(format!("{target} does not exist yet")),
-                foreign_writer: None,
-            });
+            return Ok(Observed::of_nothing(&target));
         };
         Ok(Observed {
             split: split_of(canary, object),

@@ -79,11 +79,7 @@ pub fn observed(
     applied: impl FnOnce(&Object) -> Applied,
 ) -> Observed {
     let Some(object) = object else {
-        return Observed {
-            split: None,
-            applied: Applied::Pending(format!("{target} does not exist yet")),
-            foreign_writer: None,
-        };
+        return Observed::of_nothing(target);
     };
     Observed {
         split: split(object),

@@ -61,11 +61,7 @@ pub fn says(live: &Value, desired: &Value) -> bool {
 /// The split, the acceptance and the last foreign writer of a route.
 pub fn observed(canary: &Canary, target: &ObjectRef, route: Option<&Object>) -> Observed {
     let Some(route) = route else {
-        return Observed {
-            split: None,
-            applied: Applied::Pending(format!("{target} does not exist yet")),
-            foreign_writer: None,
-        };
+        return Observed::of_nothing(target);
     };
     Observed {
         split: split(canary, route),
