@@ -4,7 +4,7 @@
 use super::snapshot::{ListRef, Snapshot};
 use crate::api::Canary;
 use crate::object::{Endpoints, Object, ObjectRef, Reading, kinds};
-use crate::routing::{self, Observed, Refusal, RouteError, Router};
+use crate::routing::{self, Observed, Refusal, RouteError, Router, Split};
 use crate::workload::configs::{self, ConfigReference, Tracking};
 use crate::workload::services::ServiceRole;
 use crate::workload::{
@@ -235,6 +235,38 @@ impl<'a> View<'a> {
             },
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// Whether the route object carries this split; always, where the router has no weights.
+    pub fn carries(&self, split: Split) -> Result<(), String> {
+        if !self.router.capabilities().weighted() {
+            return Ok(());
+        }
+        let observed = self.route.as_ref().map_err(ToString::to_string)?;
+        let Some(found) = observed.split else {
+            // Why there is nothing to be seen is better said by what was looked at.
+            self.applied()?;
+            return Err("it carries no split that can be read".to_owned());
+        };
+        if found == split {
+            return Ok(());
+        }
+        if found.canary == split.canary {
+            return Err(format!(
+                "it {} requests to the canary, though it should{}",
+                if found.mirrored {
+                    "mirrors"
+                } else {
+                    "mirrors no"
+                },
+                if split.mirrored { "" } else { " not" },
+            ));
+        }
+        Err(format!(
+            "it carries {} % for the canary, {} % were asked",
+            found.canary.percent(),
+            split.canary.percent()
+        ))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Progressing: readiness of both sides first, then a round of checks when it is due, then the next step of the strategy.
 
 use super::gates::end_wait;
-use super::hold::{WAIT_CANARY, WAIT_PRIMARY};
+use super::hold::{WAIT_CANARY, WAIT_PRIMARY, WAIT_ROUTE};
 use super::reasons::with_reasons;
 use super::{Pass, clear_wait, split_of, weights};
 use crate::api::{FailureMode, HookType, Phase, Run, Strategy, Verdict};
@@ -132,10 +132,14 @@ impl<'a> Pass<'a> {
         if due > self.now {
             return self.wake_at(Some(due));
         }
-        if let Err(why) = view.applied()
-            && run.step > 0
-        {
-            return self.hold_for_route(view, &run, &why);
+        if run.step > 0 {
+            match view.carries(split_of(&run)).and_then(|()| view.applied()) {
+                Err(why) => return self.hold_for_route(view, &run, &why),
+                Ok(()) if run.waiting_for.as_deref() == Some(WAIT_ROUTE) => {
+                    return self.begin_step_anew();
+                }
+                Ok(()) => {}
+            }
         }
         let round = self.round(due, &run.id);
         self.wake_at(Some(round.next));
@@ -218,6 +222,17 @@ impl<'a> Pass<'a> {
                 self.advance(view, round, &[]);
             }
         }
+    }
+
+    /// Gives the step its whole interval from now on: until now its traffic was not what is to be judged.
+    fn begin_step_anew(&mut self) {
+        let (now, next) = (self.now, self.after(self.interval()));
+        self.with_run(|run| {
+            run.step_started_at = Some(now);
+            run.next_check_at = next;
+            clear_wait(run);
+        });
+        self.wake_at(next);
     }
 
     /// Begins the analysis with the traffic that the canary has.

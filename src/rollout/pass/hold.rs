@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 
 pub(super) const WAIT_CANARY: &str = "the canary to become ready";
 pub(super) const WAIT_PRIMARY: &str = "the primary to become ready";
+pub(super) const WAIT_ROUTE: &str = "the route to be applied";
 
 impl<'a> Pass<'a> {
     /// Data came back.
@@ -94,7 +95,7 @@ impl<'a> Pass<'a> {
         if !self.is_past(run.next_check_at, grace) {
             return self.wake_after(run.next_check_at, grace);
         }
-        if self.wait_for("the route to be applied", &text, Some(deadline), None) {
+        if self.wait_for(WAIT_ROUTE, &text, Some(deadline), None) {
             let told = format!("Rolling back {} route not applied: {why}", self.full_name());
             let alert = format!("Rolling back, the route is not applied: {why}");
             self.tell_and_alert(Severity::Error, "RouteNotApplied", told, alert);

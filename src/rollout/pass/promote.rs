@@ -381,12 +381,7 @@ impl<'a> Pass<'a> {
             self.wake_after(Some(from), drain);
             return self.is_past(Some(from), drain);
         }
-        let carried = view
-            .route
-            .as_ref()
-            .ok()
-            .and_then(|route| route.split)
-            .is_some_and(|split| split == Split::PRIMARY);
+        let carried = view.carries(Split::PRIMARY).is_ok();
         let applied = carried && (view.applied().is_ok() || self.is_past(Some(from), deadline));
         match drained_at {
             Some(at) if carried => {

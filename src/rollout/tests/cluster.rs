@@ -62,6 +62,8 @@ pub struct Cluster {
     reasons: BTreeMap<String, Vec<PodFailure>>,
     pub lists: usize,
     unreadable: BTreeMap<ObjectRef, String>,
+    /// What the API server lets nobody write.
+    denied: BTreeSet<ObjectRef>,
     refusal: Option<Refusal>,
     siblings: Vec<Sibling>,
     /// What became of alerts, as whoever sends them tells the next decision.
@@ -108,6 +110,7 @@ impl Cluster {
             reasons: BTreeMap::new(),
             lists: 0,
             unreadable: BTreeMap::new(),
+            denied: BTreeSet::new(),
             refusal: None,
             siblings: Vec::new(),
             alert_outcomes: Vec::new(),
@@ -209,6 +212,16 @@ spec:
     }
 
     /// What the API server makes of the writes.
+    /// What is written to this object is refused; false lets it be written again.
+    pub fn deny(&mut self, name: ObjectRef, denied: bool) -> &mut Self {
+        if denied {
+            self.denied.insert(name);
+        } else {
+            self.denied.remove(&name);
+        }
+        self
+    }
+
     pub fn refuse(&mut self, refusal: Option<Refusal>) -> &mut Self {
         self.refusal = refusal;
         self
@@ -355,7 +368,12 @@ spec:
                 continue;
             }
             self.wake = decision.wake;
-            let changed = decision.status.is_some() || !decision.writes.is_empty();
+            let writes: Vec<Write> = decision
+                .writes
+                .into_iter()
+                .take_while(|write| !self.denied.contains(&write.target()))
+                .collect();
+            let changed = decision.status.is_some() || !writes.is_empty();
             assert!(
                 changed || decision.announcements.is_empty(),
                 "told, though nothing changed: {:?}",
@@ -370,7 +388,7 @@ spec:
                 self.write_status(&status);
             }
             self.note_sampled(&decision.sampled);
-            for write in decision.writes {
+            for write in writes {
                 self.carry_out(&write);
                 self.writes.push(write);
             }

@@ -363,6 +363,38 @@ fn what_the_api_server_refuses_is_said_in_the_conditions_and_taken_back() {
     );
 }
 
+/// Whatever the metrics say meanwhile, they don't say it of this step.
+#[test]
+fn a_step_that_the_route_does_not_carry_is_not_judged() {
+    let mut cluster = initialised(MEASURED);
+    cluster.answer_metric(SUCCESS_RATE, Measurement::Value(100.0));
+    cluster.deny(route(), true).deploy("podinfo:2").advance(40);
+    assert_eq!(cluster.split(), Some((100, 0)));
+    let run = cluster.status().run.unwrap();
+    assert_eq!((run.step, run.checks), (1, 1), "{run:?}");
+    let waits = "The route is not applied yet: it carries 0 % for the canary, 20 % were asked";
+    assert_eq!(run.message.as_deref(), Some(waits));
+    assert_eq!(run.waiting_for.as_deref(), Some("the route to be applied"));
+
+    // When it can be written, the step has its whole interval before it is judged.
+    cluster.deny(route(), false).advance(9);
+    assert_eq!(cluster.split(), Some((80, 20)));
+    assert_eq!(cluster.status().run.unwrap().waiting_for, None);
+    cluster.advance(1);
+    assert_eq!(cluster.split(), Some((60, 40)));
+}
+
+/// What can't be written for as long as a rollout may take ends the run where it is safe.
+#[test]
+fn a_route_that_can_never_be_written_ends_the_run() {
+    let mut cluster = initialised(MEASURED);
+    cluster.answer_metric(SUCCESS_RATE, Measurement::Value(100.0));
+    cluster.deny(route(), true).deploy("podinfo:2").advance(700);
+    assert_eq!(cluster.phase(), Phase::Failed);
+    assert!(cluster.has_told("Rolling back podinfo.test route not applied"));
+    assert_eq!(cluster.image("podinfo-primary"), "podinfo:1");
+}
+
 /// Found by simulation: the controller died between the status and the route, and when the next one came only the canary answered.
 #[test]
 fn a_way_back_that_never_reached_the_route_waits_for_the_primary() {
