@@ -11,6 +11,7 @@
 use super::queue::CanaryKey;
 use crate::object::{Kind, Object, has_inheritance, kinds};
 use crate::rollout::ListRef;
+use crate::routing;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -524,6 +525,7 @@ fn project(kind: &Kind, mut object: Object) -> Object {
         whole.insert("kind".to_owned(), Value::String(kind.kind.to_string()));
     }
     let inherits = has_inheritance(kind, &object);
+    let asks_what_was_applied = routing::may_ask_what_was_applied(&object);
     let Some(metadata) = object
         .value_mut()
         .get_mut("metadata")
@@ -553,10 +555,10 @@ fn project(kind: &Kind, mut object: Object) -> Object {
     } else {
         metadata.remove("managedFields");
     }
-    // A Service target is copied to the primary with the annotations that its author wrote.
-    if *kind != kinds::SERVICE
-        && let Some(Value::Object(annotations)) = metadata.get_mut("annotations")
-    {
+    // A Service target is copied to the primary with the annotations that its author wrote, and a route that Flagger had taken over is
+    // given back as kubectl applied it.
+    let keeps_applied = *kind == kinds::SERVICE || (is_route(kind) && asks_what_was_applied);
+    if !keeps_applied && let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
         annotations.remove(LAST_APPLIED);
     }
     object
@@ -566,6 +568,7 @@ fn project(kind: &Kind, mut object: Object) -> Object {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::object::{ObjectRef, Patch, Reading, Write};
     use serde_json::json;
 
     fn canary() -> CanaryKey {
@@ -772,9 +775,84 @@ mod tests {
             kept.at("/metadata/managedFields"),
             &json!([{"manager": "kubectl", "time": "t"}])
         );
-        assert_eq!(kept.at("/metadata/annotations"), &json!({"a": "b"}));
         let service = project(&kinds::SERVICE, Object::new(route));
         assert!(service.at("/metadata/managedFields").is_null());
         assert!(service.annotation(LAST_APPLIED).is_some());
+    }
+
+    #[test]
+    fn only_routes_that_nobody_knows_the_past_of_keep_what_kubectl_applied() {
+        let route = |metadata: Value| {
+            let mut route = Object::new(
+                json!({"metadata": {"name": "r", "annotations": {LAST_APPLIED: "{}", "a": "b"}}}),
+            );
+            let into = route.value_mut()["metadata"].as_object_mut().unwrap();
+            for (field, value) in metadata.as_object().unwrap() {
+                into.insert(field.clone(), value.clone());
+            }
+            route
+        };
+        let owned = json!({"ownerReferences": [{"kind": "Canary", "name": "podinfo", "uid": "u", "controller": true}]});
+        let recorded = json!({"annotations": {LAST_APPLIED: "{}", "a": "b", "serin.dev/original-route": "{}"}});
+        for (kind, metadata, kept) in [
+            (kinds::VIRTUAL_SERVICE, json!({}), true),
+            (kinds::HTTP_ROUTE, json!({}), true),
+            (kinds::HTTP_ROUTE, owned, false),
+            (kinds::HTTP_ROUTE, recorded, false),
+            (kinds::DEPLOYMENT, json!({}), false),
+            (kinds::CONFIG_MAP, json!({}), false),
+        ] {
+            let object = project(&kind, route(metadata.clone()));
+            assert_eq!(
+                object.annotation(LAST_APPLIED).is_some(),
+                kept,
+                "{kind:?} {metadata}"
+            );
+            assert_eq!(object.annotation("a"), Some("b"));
+        }
+    }
+
+    /// The whole way of a route that Flagger had taken over: from the watch to the patch that gives it back.
+    #[test]
+    fn a_route_that_flagger_had_taken_over_is_given_back_as_kubectl_applied_it() {
+        let canary_object = crate::api::Canary::decode(&json!({"apiVersion": "flagger.app/v1beta1", "kind": "Canary",
+            "metadata": {"name": "podinfo", "namespace": "test", "uid": "u"},
+            "spec": {"provider": "istio", "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "podinfo"},
+                "service": {"port": 80}, "analysis": {"interval": "1m", "stepWeight": 10, "maxWeight": 50}}}))
+        .unwrap();
+        let users = json!({"hosts": ["shop.example.com"], "http": [{"route": [{"destination": {"host": "podinfo", "port": {"number": 80}}}]}]});
+        let applied = json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": {"name": "podinfo", "namespace": "test"}, "spec": users});
+        let mut store = Store::new(kinds::VIRTUAL_SERVICE, false);
+        store.object(&name("podinfo"), &canary());
+        store.begin();
+        store.listed(&Object::new(json!({"metadata": {"name": "podinfo", "namespace": "test", "uid": "r", "resourceVersion": "7",
+            "annotations": {LAST_APPLIED: applied.to_string()}},
+            "spec": {"hosts": ["podinfo"], "http": [{"route": [
+                {"destination": {"host": "podinfo-primary"}, "weight": 100}, {"destination": {"host": "podinfo-canary"}, "weight": 0}]}]}})));
+        store.complete();
+        let Lookup::Known(Some(live)) = store.object(&name("podinfo"), &canary()) else {
+            panic!("it was listed")
+        };
+        let router = routing::router("istio").unwrap();
+        let route = kinds::VIRTUAL_SERVICE.named("test", "podinfo");
+        let read = |target: &ObjectRef| {
+            if *target == route {
+                Reading::Present(Arc::clone(&live))
+            } else {
+                Reading::Absent
+            }
+        };
+        let writes = router.finalize(&canary_object, &read).unwrap();
+        let [
+            Write::Patch {
+                patch: Patch::Json(operations),
+                ..
+            },
+        ] = writes.as_slice()
+        else {
+            panic!("{writes:?}")
+        };
+        assert_eq!(operations[0]["value"], users, "{writes:?}");
     }
 }

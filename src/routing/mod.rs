@@ -341,6 +341,7 @@ mod traefik;
 mod weighted;
 
 pub use own_route::kinds as own_routes;
+pub use route_object::may_ask_what_was_applied;
 
 /// Every router, in the order in which names are tried: a longer prefix stands before a shorter one.
 static ROUTERS: [&dyn Router; 18] = [

@@ -113,6 +113,13 @@ fn before_flagger(
     (spec, applied)
 }
 
+/// Whether [`before_flagger`] may be asked of a live route, so that what kubectl applied last must not be forgotten: nobody controls it,
+/// and what it said is not kept yet.
+#[must_use]
+pub fn may_ask_what_was_applied(live: &Object) -> bool {
+    live.controller_owner().is_none() && live.annotation(ORIGINAL_ANNOTATION).is_none()
+}
+
 /// What [`ORIGINAL_ANNOTATION`] holds: a spec, and what `before` had in place of the labels and annotations that are set.
 fn record(
     spec: &Value,
