@@ -222,10 +222,10 @@ impl Sources {
         format!("{row}: {}", series.unwrap_or_default())
     }
 
-    /// The row in a text of [`Sources::told`].
+    /// Row and series in a text of [`Sources::told`].
     #[must_use]
-    pub fn row_in(told: &str) -> &str {
-        told.split(':').next().unwrap_or_default()
+    pub fn parts(told: &str) -> Option<(&str, &str)> {
+        told.split_once(": ")
     }
 }
 

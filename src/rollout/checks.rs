@@ -233,7 +233,7 @@ fn observers(view: &View<'_>, round: &Round, needs: &mut Vec<Need>) -> Option<Ob
     let before: BTreeMap<String, String> = status
         .into_iter()
         .flat_map(|status| &status.observed)
-        .map(|(check, told)| (check.clone(), Sources::row_in(told).to_owned()))
+        .filter_map(|(check, told)| Some((check.clone(), Sources::parts(told)?.0.to_owned())))
         .collect();
     let mut rows = match measurement {
         Measurement::Value(answer) => sources.chosen(*answer, &before),

@@ -36,6 +36,7 @@ pub fn render(canary: &Canary, around: &Surroundings, now: Timestamp, style: Sty
     text.push_str(&sides(&facts, around, style));
     text.push_str(&steps(&facts, style));
     text.push_str(&metrics(&facts, style));
+    text.push_str(&series(&facts, style));
     text.push_str(&gates(&facts, style));
     text.push_str(&events(around, now, style));
     text
@@ -236,6 +237,14 @@ fn metrics(facts: &Facts<'_>, style: Style) -> String {
         })
         .collect();
     section("METRICS", &table(&rows, 2, style), style)
+}
+
+fn series(facts: &Facts<'_>, style: Style) -> String {
+    let rows: Vec<Vec<Cell>> = facts
+        .series()
+        .map(|(check, whose, series)| vec![check.into(), whose.into(), cut(series, 140).into()])
+        .collect();
+    section("SERIES", &table(&rows, 2, style), style)
 }
 
 fn gates(facts: &Facts<'_>, style: Style) -> String {

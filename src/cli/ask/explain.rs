@@ -19,6 +19,7 @@ pub fn render(canary: &Canary, now: Timestamp, style: Style) -> String {
     let paragraphs = [
         ("Where", whereabouts(&facts)),
         ("Why", reasons(&facts)),
+        ("Reads", readings(&facts)),
         ("Waits", waits(&facts)),
         ("Next", next(&facts)),
         ("You can", ways(&facts)),
@@ -239,6 +240,14 @@ fn reasons(facts: &Facts<'_>) -> Vec<String> {
         ));
     }
     reasons
+}
+
+/// Whose series the built-in checks are asked of.
+fn readings(facts: &Facts<'_>) -> Vec<String> {
+    facts
+        .series()
+        .map(|(check, whose, series)| format!("{check} from {series} ({whose})"))
+        .collect()
 }
 
 fn measurements(facts: &Facts<'_>) -> Vec<String> {

@@ -2,6 +2,7 @@
 //! From the object alone, so that a screen is the same for a live object and for one in a file.
 
 use super::screen::Tone;
+use crate::analysis::Sources;
 use crate::api::{
     Canary, CanaryStatus, Condition, ConditionStatus, HookType, MetricStatus, Phase, Run, Strategy,
     Verdict, condition_type,
@@ -224,6 +225,16 @@ impl<'a> Facts<'a> {
         with(&[Verdict::Failed])
             .or_else(|| with(&[Verdict::NoData, Verdict::Error]))
             .or_else(|| self.status.metrics.first())
+    }
+
+    /// Which series each built-in check reads, as it was found: check, whose series they are, the series.
+    pub fn series(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        let metrics = self.canary.spec.analysis.metrics.iter();
+        metrics.filter_map(|metric| {
+            let found = self.status.observed.get(&metric.name)?;
+            let (whose, series) = Sources::parts(found).filter(|(_, series)| !series.is_empty())?;
+            Some((metric.name.as_str(), whose, series))
+        })
     }
 
     /// The hooks at which a run can stop, with whether it stands there now.

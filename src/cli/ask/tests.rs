@@ -56,6 +56,9 @@ const METRICS: &str = "metrics: [
 /// A canary in each state that a person may ask about.
 fn states() -> Vec<(&'static str, Canary)> {
     let observed = "observed: {router: 'gatewayapi:v1'}";
+    let found = "observed: {router: 'gatewayapi:v1',
+      request-success-rate: 'traefik-gateway: traefik_service_request_duration_seconds_count{service=~\"shop-podinfo-canary-.+\"}',
+      request-duration: 'traefik-gateway: traefik_service_request_duration_seconds_bucket{service=~\"shop-podinfo-canary-.+\"}'}";
     let run = |more: &str| {
         format!(
             "run: {{id: r, number: 3, revision: 's1:1234567890ab', startedAt: '2026-05-04T08:00:03Z', {more}}}"
@@ -70,7 +73,7 @@ fn states() -> Vec<(&'static str, Canary)> {
         (
             "progressing",
             format!(
-                "{{phase: Progressing, canaryWeight: 20, failedChecks: 1, {observed}, {PROMOTED}, {HISTORY}, {METRICS}, {}}}",
+                "{{phase: Progressing, canaryWeight: 20, failedChecks: 1, {found}, {PROMOTED}, {HISTORY}, {METRICS}, {}}}",
                 run("stage: Analysing, step: 2, checks: 3, weights: {primary: 80, canary: 20}, stepStartedAt: '2026-05-04T08:00:20Z',
                      nextCheckAt: '2026-05-04T08:00:40Z', message: 'Halt podinfo.shop advancement request duration 612ms > 500ms'")
             ),
