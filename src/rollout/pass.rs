@@ -116,7 +116,9 @@ impl Pass<'_> {
             Phase::Finalising => self.finalise(&view),
             Phase::Terminating | Phase::Terminated => return Vec::new(),
         }
-        let plan = converge::writes(&view, &self.status, self.drained);
+        let mut plan = converge::writes(&view, &self.status, self.drained);
+        // Last: whoever steers the traffic now does so before the one before him lets go.
+        plan.writes.extend(self.undo_former(view.router.provider()));
         if let Some(foreign) = plan.drift {
             self.tell_drift(&foreign);
             self.drain_anew();

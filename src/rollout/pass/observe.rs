@@ -18,7 +18,9 @@ use std::collections::BTreeMap;
 /// Key of what the metrics backends said; it is there only during the initialisation.
 const BACKENDS: &str = "metricsProviders";
 /// Key of the router's name.
-const ROUTER: &str = "router";
+pub(super) const ROUTER: &str = "router";
+/// Key of the name of a former router, as long as there may be objects of it that nobody else takes away.
+pub(super) const FORMER_ROUTER: &str = "formerRouter";
 
 impl<'a> Pass<'a> {
     pub(super) fn observe(&mut self, view: &View<'a>) {
@@ -45,6 +47,10 @@ impl<'a> Pass<'a> {
                 self.tell(Severity::Info, "ConfigShared", why.clone());
             }
             observed.insert(key.clone(), why.clone());
+        }
+        if let Some(former) = self.former_router(view.router.provider()) {
+            let name = former.provider().to_owned();
+            observed.insert(FORMER_ROUTER.to_owned(), name);
         }
         self.status.observed = observed;
     }

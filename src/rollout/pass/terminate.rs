@@ -2,6 +2,7 @@
 //! a drain time the object may go. Whatever is missing, this ends within the progress deadline.
 
 use super::Pass;
+use super::observe::{FORMER_ROUTER, ROUTER};
 use crate::api::{Deletion, Phase};
 use crate::object::{Expect, ObjectRef, Patch, Reading, Write, kinds};
 use crate::rollout::decision::Severity;
@@ -21,7 +22,8 @@ impl Pass<'_> {
         let metadata = &self.canary.metadata;
         let present = metadata.finalizers.iter().any(|name| name == FINALIZER);
         let wanted = (self.canary.spec.revert_on_deletion()
-            || self.router().is_some_and(Router::leaves_objects))
+            || self.router().is_some_and(Router::leaves_objects)
+            || self.status.observed.contains_key(FORMER_ROUTER))
             && !metadata.is_deleting();
         if present == wanted || metadata.is_deleting() {
             return None;
@@ -79,6 +81,7 @@ impl Pass<'_> {
         if !self.canary.spec.revert_on_deletion() {
             let left = self.router().filter(|router| router.leaves_objects());
             let mut writes = left.map(|router| self.undo(router)).unwrap_or_default();
+            writes.extend(self.undo_former(self.provider()));
             writes.extend(self.release());
             return writes;
         }
@@ -199,6 +202,7 @@ impl Pass<'_> {
                 .map(|router| self.undo(router))
                 .unwrap_or_default(),
         );
+        writes.extend(self.undo_former(self.provider()));
         let restored = writes.is_empty();
         (writes, restored)
     }
@@ -206,6 +210,31 @@ impl Pass<'_> {
     fn router(&self) -> Option<&'static dyn Router> {
         let flag = &self.snapshot.settings.mesh_provider;
         routing::router_of(self.canary, flag)
+    }
+
+    fn provider(&self) -> &'static str {
+        self.router().map_or("", Router::provider)
+    }
+
+    /// The router that the canary had before this one, as long as objects may be there that it leaves behind: they belong to nobody whom the
+    /// API server could collect them with, and a canary that changed its mesh would leave them for ever.
+    pub(super) fn former_router(&self, present: &str) -> Option<&'static dyn Router> {
+        let observed = &self.status.observed;
+        let name = observed.get(FORMER_ROUTER).or_else(|| observed.get(ROUTER));
+        let former = routing::router(name?).filter(|one| one.provider() != present)?;
+        let lookup = |name: &ObjectRef| self.snapshot.object(name);
+        let all_gone = || {
+            let writes = former.finalize(self.canary, &lookup);
+            writes.is_ok_and(|writes| writes.is_empty())
+        };
+        (former.leaves_objects() && !all_gone()).then_some(former)
+    }
+
+    /// Takes away what the former router left.
+    pub(super) fn undo_former(&self, present: &str) -> Vec<Write> {
+        self.former_router(present)
+            .map(|former| self.undo(former))
+            .unwrap_or_default()
     }
 
     /// A route that can't be given back must not keep the object for ever.

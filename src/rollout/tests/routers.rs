@@ -81,11 +81,33 @@ fn a_route_without_namespace_holds_its_canary_until_it_is_deleted() {
     cluster.delete_canary().run_until_calm();
     assert!(cluster.object(&route).is_none());
     assert!(cluster.is_gone());
-    // Another router needs no word before a deletion.
+    // Another router takes over, then the route goes; no word is needed before a deletion any more.
     let mut cluster = initialised_with(&canary_for("kuma"));
     cluster.edit_canary(|spec| spec["provider"] = json!("osm"));
-    cluster.run_until_calm();
+    cluster.forget_the_past().run_until_calm();
+    assert_eq!(split(&cluster, "osm"), Some(Split::PRIMARY));
+    assert!(cluster.object(&route).is_none());
     assert!(!finalizers(&cluster).contains(FINALIZER));
+    assert!(!cluster.status().observed.contains_key("formerRouter"));
+    let position = |kind: &crate::object::Kind| {
+        let mut writes = cluster.writes.iter();
+        writes.position(|write| Write::target(write).kind == *kind)
+    };
+    assert!(position(&kinds::TRAFFIC_SPLIT_V1ALPHA2) < position(&kinds::TRAFFIC_ROUTE));
+}
+
+#[test]
+fn a_route_that_a_former_router_left_and_that_could_not_be_read_goes_with_the_canary() {
+    let mut cluster = initialised_with(&canary_for("kuma"));
+    let route = kinds::TRAFFIC_ROUTE.named("", "podinfo.test");
+    cluster.unreadable(route.clone(), "503");
+    cluster.edit_canary(|spec| spec["provider"] = json!("osm"));
+    cluster.run_until_calm();
+    assert_eq!(cluster.status().observed["formerRouter"], "kuma");
+    assert!(cluster.object(&route).is_some());
+    cluster.readable_again().delete_canary().run_until_calm();
+    assert!(cluster.object(&route).is_none());
+    assert!(cluster.is_gone());
 }
 
 #[test]
