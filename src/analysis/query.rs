@@ -13,6 +13,7 @@ use crate::api::{
 };
 use crate::object::{Kind, Object, ObjectRef, Reading, kinds};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 /// The name of the built-in success rate.
@@ -71,7 +72,7 @@ pub struct SecretName {
 }
 
 /// Which backend to ask, and how.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct ProviderConfig {
     /// The backend.
     pub provider_type: MetricProviderType,
@@ -85,6 +86,28 @@ pub struct ProviderConfig {
     pub region: Option<String>,
     /// The backend's certificate is not verified.
     pub insecure_skip_verify: bool,
+}
+
+/// Without what may be a credential: the values of headers, and whoever is named in the address.
+impl fmt::Debug for ProviderConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address.as_deref().map(|address| {
+            let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            match rest[..end].rfind('@') {
+                Some(at) => format!("{scheme}://…{}", &rest[at..]),
+                None => address.to_owned(),
+            }
+        });
+        f.debug_struct("ProviderConfig")
+            .field("provider_type", &self.provider_type)
+            .field("address", &address)
+            .field("secret", &self.secret)
+            .field("headers", &self.headers.keys().collect::<Vec<_>>())
+            .field("region", &self.region)
+            .field("insecure_skip_verify", &self.insecure_skip_verify)
+            .finish()
+    }
 }
 
 /// One question to a metrics backend.

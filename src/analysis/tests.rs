@@ -592,3 +592,27 @@ fn what_needs_a_prometheus_says_so_where_there_is_none() {
         })]
     );
 }
+
+#[test]
+fn what_may_be_a_credential_is_not_printed() {
+    let mut config = ProviderConfig {
+        headers: [("X-Api-Key".to_owned(), vec!["s3cret".to_owned()])].into(),
+        ..ProviderConfig::default()
+    };
+    for (address, shown) in [
+        (
+            "https://ann:s3cret@prometheus:9090/x",
+            "https://…@prometheus:9090/x",
+        ),
+        ("http://a:s3cret@b@prometheus", "http://…@prometheus"),
+        ("http://prometheus/@me", "http://prometheus/@me"),
+    ] {
+        config.address = Some(address.to_owned());
+        let text = format!("{config:?}");
+        assert!(text.contains(&format!("{shown:?}")), "{text}");
+        assert!(
+            text.contains("X-Api-Key") && !text.contains("s3cret"),
+            "{text}"
+        );
+    }
+}
