@@ -5,7 +5,7 @@ pub mod mutate;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use serin::analysis::{Measurement, queries, template};
+use serin::analysis::{Measurement, MetricFlags, queries, template};
 use serin::api::{
     AlertProvider, Canary, MetricTemplate, ValidationOptions, parse_go_duration, validate,
 };
@@ -59,9 +59,12 @@ pub fn canary(data: &[u8]) {
     assert!(steps.len() <= 101, "a ladder of {} steps", steps.len());
     let _ = canary.spec.analysis.interval() + canary.spec.progress_deadline();
     let _ = canary.spec.no_data_deadline() + canary.spec.analysis.drain();
-    let _ = queries(&canary, "gatewayapi:v1", "http://prometheus:9090", &|_| {
-        Reading::Absent
-    });
+    let flags = MetricFlags {
+        mesh_provider: "gatewayapi:v1",
+        metrics_server: "http://prometheus:9090",
+        no_cross_namespace_refs: false,
+    };
+    let _ = queries(&canary, flags, &|_| Reading::Absent);
     if let Some(router) = serin::routing::router(canary.spec.provider_or("gatewayapi:v1")) {
         let _ = router.refusals(&canary);
     }

@@ -1,6 +1,7 @@
 //! What a metrics backend needs to be told, as one table: address, region, interval, credentials (Flagger chapter 4.5). `serin lint` and
 //! the controller hold templates to it before they are asked, and the backends take their default addresses from it.
 
+use super::query::ProviderConfig;
 use crate::api::validation::{Problem, ProblemSeverity};
 use crate::api::{CanaryMetric, MetricProvider, MetricProviderType};
 
@@ -143,6 +144,37 @@ pub static NEEDS: [Needs; 12] = [
         Address::Fixed("the pods behind the canary's Service are read"),
     ),
 ];
+
+/// Namespace, metric and the rest of a query for the external metrics API, `NAMESPACE/METRIC?labelSelector=…`; `None` where it has too many
+/// slashes. Without a namespace it is `default`, as with Flagger.
+#[must_use]
+pub fn external_metric(query: &str) -> Option<(&str, &str, &str)> {
+    let (names, rest) = query.trim().split_once('?').unwrap_or((query.trim(), ""));
+    match names.split('/').collect::<Vec<_>>()[..] {
+        [metric] | ["", metric] => Some(("default", metric, rest)),
+        [namespace, metric] => Some((namespace, metric, rest)),
+        _ => None,
+    }
+}
+
+/// The parts of a query for Keptn, which knows names in lower case alone: `keptnmetric/NAMESPACE/NAME`.
+#[must_use]
+pub fn keptn_parts(query: &str) -> Vec<String> {
+    let query = query.trim().to_lowercase();
+    query.split('/').map(str::to_owned).collect()
+}
+
+/// Which namespace of the cluster a rendered query asks the API server for; `None` where it asks somebody else.
+#[must_use]
+pub fn namespace_asked(provider: &ProviderConfig, query: &str) -> Option<String> {
+    match provider.provider_type {
+        MetricProviderType::Keptn => keptn_parts(query).into_iter().nth(1),
+        MetricProviderType::ExternalMetrics if provider.address.is_none() => {
+            external_metric(query).map(|(namespace, ..)| namespace.to_owned())
+        }
+        _ => None,
+    }
+}
 
 const NOTHING: Needs = needs(
     MetricProviderType::Prometheus,

@@ -19,14 +19,15 @@ pub mod template;
 mod verdict;
 
 pub use backend::{
-    Address, NEEDS, Needs, interval_problem, is_region, needs_of, provider_problems,
+    Address, NEEDS, Needs, external_metric, interval_problem, is_region, keptn_parts,
+    namespace_asked, needs_of, provider_problems,
 };
 pub use builtin::{
     DurationUnit, Names, OBSERVERS, Observer, metrics_provider, observer_for, observer_named,
 };
 pub use query::{
-    Limits, MetricKind, MetricQuery, Origin, ProviderConfig, QueryProblem, REQUEST_DURATION,
-    REQUEST_SUCCESS_RATE, SecretName, Sources, queries, queries_over, sources,
+    Limits, MetricFlags, MetricKind, MetricQuery, Origin, ProviderConfig, QueryProblem,
+    REQUEST_DURATION, REQUEST_SUCCESS_RATE, SecretName, Sources, queries, queries_over, sources,
 };
 pub use verdict::{Judgement, Measurement, judge};
 

@@ -1,6 +1,6 @@
 //! What to ask: one query for each metric of the canary, in Flagger's order, or the reason why it can't be asked.
 
-use super::backend::{interval_problem, provider_problems};
+use super::backend::{interval_problem, namespace_asked, provider_problems};
 use super::builtin::{
     DurationUnit, Names, Observer, candidates, choose, metrics_provider, observer_for,
     observer_named, presence_query,
@@ -151,32 +151,34 @@ pub enum QueryProblem {
     Unknown(String),
 }
 
+/// What the controller was started with, as far as questions depend on it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MetricFlags<'a> {
+    /// `-mesh-provider`.
+    pub mesh_provider: &'a str,
+    /// `-metrics-server`: a URL or `scrape`, perhaps with options.
+    pub metrics_server: &'a str,
+    /// `-no-cross-namespace-refs`: of what the API server answers for, only the canary's own namespace may be asked about.
+    pub no_cross_namespace_refs: bool,
+}
+
 /// The questions of one round, in Flagger's order: built-in and inline metrics first, then templates.
 ///
-/// `mesh_provider` and `metrics_server` are the controller's flags; the latter is a URL or `scrape`, perhaps with options. An entry with `templateRef` is asked once, by its template;
-/// Flagger asks twice when such an entry also has the name of a built-in metric or an inline query.
+/// An entry with `templateRef` is asked once, by its template; Flagger asks twice when such an entry also has the name of a built-in metric or an inline query.
 #[must_use]
 pub fn queries(
     canary: &Canary,
-    mesh_provider: &str,
-    metrics_server: &str,
+    flags: MetricFlags<'_>,
     lookup: &dyn Fn(&ObjectRef) -> Reading,
 ) -> Vec<Result<MetricQuery, QueryProblem>> {
-    queries_over(
-        canary,
-        mesh_provider,
-        metrics_server,
-        &BTreeMap::new(),
-        lookup,
-    )
+    queries_over(canary, flags, &BTreeMap::new(), lookup)
 }
 
 /// The same with the rows of the table of built-in queries that were chosen, by check; see [`sources`].
 #[must_use]
 pub fn queries_over(
     canary: &Canary,
-    mesh_provider: &str,
-    metrics_server: &str,
+    flags: MetricFlags<'_>,
     observers: &BTreeMap<String, String>,
     lookup: &dyn Fn(&ObjectRef) -> Reading,
 ) -> Vec<Result<MetricQuery, QueryProblem>> {
@@ -190,8 +192,7 @@ pub fn queries_over(
     };
     let asker = Asker {
         canary,
-        mesh_provider,
-        metrics_server,
+        flags,
         observers,
         lookup,
         route,
@@ -256,11 +257,10 @@ impl Sources {
 #[must_use]
 pub fn sources(
     canary: &Canary,
-    mesh_provider: &str,
-    metrics_server: &str,
+    flags: MetricFlags<'_>,
     lookup: &dyn Fn(&ObjectRef) -> Reading,
 ) -> Option<Sources> {
-    let server = canary.spec.metrics_server_or(metrics_server);
+    let server = canary.spec.metrics_server_or(flags.metrics_server);
     let checks: Vec<&'static str> = [REQUEST_SUCCESS_RATE, REQUEST_DURATION]
         .into_iter()
         .filter(|check| {
@@ -279,13 +279,12 @@ pub fn sources(
     let no_observers = BTreeMap::new();
     let asker = Asker {
         canary,
-        mesh_provider,
-        metrics_server,
+        flags,
         observers: &no_observers,
         lookup,
         route: route(canary, lookup).ok()?,
     };
-    let rows = candidates(&metrics_provider(canary, mesh_provider));
+    let rows = candidates(&metrics_provider(canary, flags.mesh_provider));
     let names = asker.names();
     let query = presence_query(&checks, &rows, names);
     let metric = CanaryMetric {
@@ -331,8 +330,7 @@ fn route(canary: &Canary, lookup: &dyn Fn(&ObjectRef) -> Reading) -> Result<Stri
 
 struct Asker<'a> {
     canary: &'a Canary,
-    mesh_provider: &'a str,
-    metrics_server: &'a str,
+    flags: MetricFlags<'a>,
     /// Rows that were chosen, by check.
     observers: &'a BTreeMap<String, String>,
     lookup: &'a dyn Fn(&ObjectRef) -> Reading,
@@ -344,7 +342,10 @@ impl Asker<'_> {
         if let Some(reference) = &metric.template_ref {
             return self.templated(metric, reference);
         }
-        let server = self.canary.spec.metrics_server_or(self.metrics_server);
+        let server = self
+            .canary
+            .spec
+            .metrics_server_or(self.flags.metrics_server);
         if let Some(options) = scrape_options(server) {
             return self.scraped(metric, options);
         }
@@ -360,7 +361,7 @@ impl Asker<'_> {
                 })?;
             return Ok(self.prometheus(metric, MetricKind::Value, Origin::Inline, query));
         }
-        let metrics_provider = metrics_provider(self.canary, self.mesh_provider);
+        let metrics_provider = metrics_provider(self.canary, self.flags.mesh_provider);
         let observer = self
             .observers
             .get(&metric.name)
@@ -496,7 +497,7 @@ impl Asker<'_> {
                 address: Some(
                     self.canary
                         .spec
-                        .metrics_server_or(self.metrics_server)
+                        .metrics_server_or(self.flags.metrics_server)
                         .to_owned(),
                 ),
                 ..ProviderConfig::default()
@@ -557,7 +558,10 @@ impl Asker<'_> {
             .map_err(|error| failed(error.to_string()))?;
         let mut address = provider.address.filter(|address| !address.is_empty());
         if address.is_none() && provider.provider_type == MetricProviderType::Prometheus {
-            let server = self.canary.spec.metrics_server_or(self.metrics_server);
+            let server = self
+                .canary
+                .spec
+                .metrics_server_or(self.flags.metrics_server);
             if scrape_options(server).is_some() {
                 return Err(failed(format!(
                     "spec.provider.address is missing, and the metrics server is {SCRAPE}; name a Prometheus there, such as http://prometheus.monitoring:9090"
@@ -576,6 +580,15 @@ impl Asker<'_> {
             region: provider.region,
             insecure_skip_verify: provider.insecure_skip_verify.unwrap_or(false),
         };
+        let home = &self.canary.metadata.namespace;
+        if self.flags.no_cross_namespace_refs
+            && let Some(other) = namespace_asked(&config, &query)
+            && other != *home
+        {
+            return Err(failed(format!(
+                "the query asks for namespace {other} of the cluster, which -no-cross-namespace-refs forbids; name {home} in it, for instance as {{{{ namespace }}}}"
+            )));
+        }
         let mut query = query;
         if config.provider_type == MetricProviderType::Scrape {
             query = self.scrape_query(&query)?.map_err(failed)?;

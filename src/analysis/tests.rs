@@ -41,10 +41,22 @@ fn template(spec: Value) -> impl Fn(&crate::object::ObjectRef) -> Reading {
     }
 }
 
+fn flags<'a>(mesh_provider: &'a str, metrics_server: &'a str) -> MetricFlags<'a> {
+    MetricFlags {
+        mesh_provider,
+        metrics_server,
+        no_cross_namespace_refs: false,
+    }
+}
+
 fn only(canary: &Canary) -> MetricQuery {
-    queries(canary, "gatewayapi:v1", "http://prometheus:9090", &nothing)
-        .remove(0)
-        .unwrap()
+    queries(
+        canary,
+        flags("gatewayapi:v1", "http://prometheus:9090"),
+        &nothing,
+    )
+    .remove(0)
+    .unwrap()
 }
 
 #[test]
@@ -61,11 +73,14 @@ fn built_in_and_inline_metrics_come_before_templates() {
         "provider": {"type": "datadog", "address": "https://dd.example", "secretRef": {"name": "dd"}, "insecureSkipVerify": true},
         "query": "errors{service:{{ service }},canary:{{ name }}} over [{{ interval }}]",
     }));
-    let found: Vec<MetricQuery> =
-        queries(&canary, "gatewayapi:v1", "http://prometheus:9090", &lookup)
-            .into_iter()
-            .map(Result::unwrap)
-            .collect();
+    let found: Vec<MetricQuery> = queries(
+        &canary,
+        flags("gatewayapi:v1", "http://prometheus:9090"),
+        &lookup,
+    )
+    .into_iter()
+    .map(Result::unwrap)
+    .collect();
     let names: Vec<&str> = found.iter().map(|query| query.name.as_str()).collect();
     assert_eq!(
         names,
@@ -108,7 +123,7 @@ fn a_built_in_name_with_a_template_is_asked_once_by_its_template() {
     let lookup = template(
         json!({"provider": {"type": "prometheus"}, "query": "rate{x=\"{{ interval }}\"}"}),
     );
-    let found = queries(&canary, "istio", "http://prometheus:9090", &lookup);
+    let found = queries(&canary, flags("istio", "http://prometheus:9090"), &lookup);
     assert_eq!(found.len(), 1);
     let query = found[0].clone().unwrap();
     // The interval of a template is the raw field, here empty.
@@ -133,7 +148,7 @@ fn what_cannot_be_asked_says_why() {
 ",
     );
     let problem = |canary: &Canary, lookup: &dyn Fn(&crate::object::ObjectRef) -> Reading| {
-        queries(canary, "istio", "http://prometheus:9090", lookup)
+        queries(canary, flags("istio", "http://prometheus:9090"), lookup)
             .remove(0)
             .unwrap_err()
     };
@@ -456,7 +471,9 @@ fn a_knative_canary_asks_for_its_latest_revision() {
             json!({"status": {"latestCreatedRevisionName": "podinfo-00002"}}),
         )))
     };
-    let query = queries(&canary, "istio", "", &lookup).remove(0).unwrap();
+    let query = queries(&canary, flags("istio", ""), &lookup)
+        .remove(0)
+        .unwrap();
     assert!(
         query
             .query
@@ -496,7 +513,7 @@ fn without_a_prometheus_the_built_in_checks_ask_the_canary_s_own_pods() {
         json!({"prometheus.io/port": "9797", "prometheus.io/path": "/prom"}),
         json!({"provider": {"type": "scrape", "insecureSkipVerify": true}, "query": "request-duration?quantile=0.9&port=1&scheme=https\n"}),
     );
-    let found: Vec<MetricQuery> = queries(&canary, "istio", "scrape?status=code", &lookup)
+    let found: Vec<MetricQuery> = queries(&canary, flags("istio", "scrape?status=code"), &lookup)
         .into_iter()
         .map(Result::unwrap)
         .collect();
@@ -558,7 +575,7 @@ fn what_needs_a_prometheus_says_so_where_there_is_none() {
         json!({}),
         json!({"provider": {"type": "prometheus"}, "query": "up"}),
     );
-    let why: Vec<String> = queries(&canary, "kubernetes", "scrape", &lookup)
+    let why: Vec<String> = queries(&canary, flags("kubernetes", "scrape"), &lookup)
         .into_iter()
         .map(|query| match query {
             Err(QueryProblem::Invalid { message, .. }) => message,
@@ -585,12 +602,56 @@ fn what_needs_a_prometheus_says_so_where_there_is_none() {
     let wrong = with_target(json!({"prometheus.io/port": "http"}), json!({}));
     let canary = super::tests::canary("      - {name: request-duration}\n");
     assert_eq!(
-        queries(&canary, "kubernetes", "scrape", &wrong),
+        queries(&canary, flags("kubernetes", "scrape"), &wrong),
         [Err(QueryProblem::Invalid {
             metric: "request-duration".into(),
             message: "Metric query failed for request-duration: scrape: port is \"http\"; expected a number from 1 to 65535".into(),
         })]
     );
+}
+
+#[test]
+fn without_references_across_namespaces_the_api_server_is_asked_about_the_own_namespace_alone() {
+    let canary = canary(
+        "
+      - {name: m, templateRef: {name: m}, interval: 1m}
+",
+    );
+    let asked = |provider: Value, query: &str, forbidden: bool| {
+        let flags = MetricFlags {
+            no_cross_namespace_refs: forbidden,
+            ..flags("kubernetes", "http://prometheus:9090")
+        };
+        let lookup = template(json!({"provider": provider, "query": query}));
+        match queries(&canary, flags, &lookup).remove(0) {
+            Ok(_) => None,
+            Err(QueryProblem::Invalid { message, .. }) => Some(message),
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    let keptn = || json!({"type": "keptn"});
+    let external = || json!({"type": "externalmetrics"});
+    let elsewhere = json!({"type": "externalmetrics", "address": "https://adapter.example"});
+    for (provider, query, allowed) in [
+        (keptn(), "keptnmetric/{{ namespace }}/latency", true),
+        (keptn(), "KeptnMetric/Test/latency", true),
+        (keptn(), "keptnmetric/kube-system/latency", false),
+        (keptn(), " Analysis/Prod/web/1m/a=b", false),
+        (external(), "test/rate?labelSelector=a%3Db", true),
+        (external(), "prod/rate", false),
+        // Without a namespace the adapter's `default` is read.
+        (external(), "rate", false),
+        (elsewhere, "prod/rate", true),
+    ] {
+        let told = format!("{provider} {query}");
+        assert_eq!(asked(provider.clone(), query, false), None, "{told}");
+        let problem = asked(provider, query, true);
+        assert_eq!(problem.is_none(), allowed, "{told}: {problem:?}");
+        if let Some(message) = problem {
+            assert!(message.contains("-no-cross-namespace-refs"), "{message}");
+            assert!(message.contains("name test in it"), "{message}");
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is wrong with one object by itself: with a canary, a metric template, an alert provider. `serin lint` and the admission webhook ask
 //! here, and what is an error here is what a pass refuses: the same validation, the same routers, the same queries.
 
-use crate::analysis::{QueryProblem, alert, provider_problems, queries, template};
+use crate::analysis::{MetricFlags, QueryProblem, alert, provider_problems, queries, template};
 use crate::api::validation::ProblemSeverity;
 use crate::api::{
     AlertProvider, Canary, HookType, MetricTemplate, Problem, ThresholdRange, ValidationOptions,
@@ -141,12 +141,12 @@ fn metrics(
     found: &mut Remarks,
 ) {
     let analysis = &canary.spec.analysis;
-    for problem in queries(
-        canary,
-        &settings.mesh_provider,
-        "http://prometheus:9090",
-        lookup,
-    ) {
+    let flags = MetricFlags {
+        mesh_provider: &settings.mesh_provider,
+        metrics_server: "http://prometheus:9090",
+        no_cross_namespace_refs: settings.no_cross_namespace_refs,
+    };
+    for problem in queries(canary, flags, lookup) {
         if let Err(QueryProblem::Invalid { metric, message }) = problem {
             let position = analysis
                 .metrics

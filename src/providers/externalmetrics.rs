@@ -8,7 +8,7 @@ use super::exchange::{self, Point, Several, among, headers, measured, sensitive}
 use super::http::Http;
 use super::surroundings::{ClusterError, Surroundings, escaped, is_name};
 use super::{Provider, QueryRequest};
-use crate::analysis::Measurement;
+use crate::analysis::{Measurement, external_metric};
 use crate::object::Kind;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -133,12 +133,8 @@ fn path(query: &str) -> Result<String, String> {
             exchange::shortened(query)
         )
     };
-    let (names, rest) = query.split_once('?').unwrap_or((query, ""));
-    let (namespace, metric) = match names.split('/').collect::<Vec<_>>()[..] {
-        [metric] | ["", metric] => ("default", metric),
-        [namespace, metric] => (namespace, metric),
-        _ => return Err(wrong(", which has too many slashes")),
-    };
+    let (namespace, metric, rest) =
+        external_metric(query).ok_or_else(|| wrong(", which has too many slashes"))?;
     if !is_name(namespace) {
         return Err(wrong(", whose namespace can't be one"));
     }

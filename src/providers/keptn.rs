@@ -6,7 +6,7 @@ use super::exchange::{self, Point, measured};
 use super::http::Http;
 use super::surroundings::{ApiServer, ClusterError, Surroundings, is_name};
 use super::{Provider, QueryRequest};
-use crate::analysis::Measurement;
+use crate::analysis::{Measurement, keptn_parts};
 use crate::object::Kind;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -149,12 +149,11 @@ enum Question {
 
 impl Question {
     fn of(query: &str) -> Result<Self, String> {
-        let query = query.trim().to_lowercase();
-        let parts: Vec<&str> = query.split('/').collect();
+        let parts = keptn_parts(query);
         let [kind, namespace, name, rest @ ..] = parts.as_slice() else {
             return Err(format!(
                 "the query is {:?}; expected {FORM}",
-                exchange::shortened(&query)
+                exchange::shortened(query)
             ));
         };
         for part in [namespace, name] {
@@ -165,11 +164,11 @@ impl Question {
                 ));
             }
         }
-        let (namespace, name) = ((*namespace).to_owned(), (*name).to_owned());
-        match *kind {
+        let (namespace, name) = (namespace.clone(), name.clone());
+        match kind.as_str() {
             "keptnmetric" | "keptnmetrics" => Ok(Self::Metric { namespace, name }),
             "analysis" | "analyses" => {
-                let pairs = rest.get(1).unwrap_or(&"").split(';');
+                let pairs = rest.get(1).map_or("", String::as_str).split(';');
                 let arguments = pairs
                     .filter_map(|pair| pair.split_once('='))
                     .map(|(key, value)| (key.to_owned(), Value::from(value)))
@@ -180,8 +179,7 @@ impl Question {
                     span: rest
                         .first()
                         .filter(|span| !span.is_empty())
-                        .unwrap_or(&SPAN)
-                        .to_string(),
+                        .map_or_else(|| SPAN.to_owned(), Clone::clone),
                     arguments,
                 }))
             }

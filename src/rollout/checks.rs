@@ -207,12 +207,7 @@ fn observers(view: &View<'_>, round: &Round, needs: &mut Vec<Need>) -> Option<Ob
     let snapshot = view.snapshot;
     let settings = &snapshot.settings;
     let lookup = |name: &ObjectRef| snapshot.object(name);
-    let sources = analysis::sources(
-        view.canary,
-        settings.mesh_provider.as_str(),
-        settings.metrics_server.as_str(),
-        &lookup,
-    );
+    let sources = analysis::sources(view.canary, settings.metrics(), &lookup);
     let status = view.canary.status.as_ref();
     let run = status.and_then(|status| status.run.as_ref());
     let kept = run.map(|run| run.observers.clone()).unwrap_or_default();
@@ -265,13 +260,7 @@ pub(super) fn ask_metrics(view: &View<'_>, round: &Round, needs: &mut Vec<Need>)
     let Some(observers) = observers(view, round, needs) else {
         return MetricsOutcome::Pending;
     };
-    let queries = analysis::queries_over(
-        view.canary,
-        settings.mesh_provider.as_str(),
-        settings.metrics_server.as_str(),
-        &observers.rows,
-        &lookup,
-    );
+    let queries = analysis::queries_over(view.canary, settings.metrics(), &observers.rows, &lookup);
     if queries
         .iter()
         .any(|query| matches!(query, Err(QueryProblem::Unknown(_))))

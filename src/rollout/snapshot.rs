@@ -4,6 +4,7 @@
 use super::alerts::AlertOutcome;
 use super::need::{Finding, Need};
 use super::turn::{Limits, Turn};
+use crate::analysis::MetricFlags;
 use crate::api::Canary;
 use crate::object::{Endpoints, Kind, Object, ObjectRef, Reading, kinds};
 use crate::routing::RoutingSettings;
@@ -35,6 +36,18 @@ pub struct Settings {
     pub workload: WorkloadSettings,
     /// Settings of the routing room.
     pub routing: RoutingSettings,
+}
+
+impl Settings {
+    /// Those that questions to metrics backends depend on.
+    #[must_use]
+    pub fn metrics(&self) -> MetricFlags<'_> {
+        MetricFlags {
+            mesh_provider: &self.mesh_provider,
+            metrics_server: &self.metrics_server,
+            no_cross_namespace_refs: self.no_cross_namespace_refs,
+        }
+    }
 }
 
 impl Default for Settings {

@@ -66,12 +66,7 @@ impl<'a> Pass<'a> {
         };
         let settings = &self.snapshot.settings;
         let lookup = |name: &ObjectRef| view.snapshot.object(name);
-        let queries = analysis::queries(
-            self.canary,
-            &settings.mesh_provider,
-            &settings.metrics_server,
-            &lookup,
-        );
+        let queries = analysis::queries(self.canary, settings.metrics(), &lookup);
         let mut problems: Vec<String> = Vec::new();
         let mut seen: Vec<ProviderConfig> = Vec::new();
         let mut needs = Vec::new();
@@ -129,12 +124,7 @@ impl<'a> Pass<'a> {
             return Vec::new();
         }
         let lookup = |name: &ObjectRef| self.snapshot.object(name);
-        let queries = analysis::queries(
-            self.canary,
-            &settings.mesh_provider,
-            &settings.metrics_server,
-            &lookup,
-        );
+        let queries = analysis::queries(self.canary, settings.metrics(), &lookup);
         queries
             .into_iter()
             .flatten()
@@ -170,12 +160,7 @@ impl<'a> Pass<'a> {
         }
         let settings = &self.snapshot.settings;
         let lookup = |name: &ObjectRef| self.snapshot.object(name);
-        let queries = analysis::queries(
-            self.canary,
-            &settings.mesh_provider,
-            &settings.metrics_server,
-            &lookup,
-        );
+        let queries = analysis::queries(self.canary, settings.metrics(), &lookup);
         let mut problems = Vec::new();
         let mut unknown = false;
         for query in queries {
