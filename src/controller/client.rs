@@ -3,11 +3,13 @@
 
 use super::tenure::Tenure;
 use crate::object::{Kind, Object, ObjectRef};
+use crate::providers::http::MAX_ANSWER;
 use crate::providers::{ApiServer, ClusterError};
 use crate::rollout::ListRef;
 use backon::{ExponentialBuilder, Retryable};
 use futures::future::BoxFuture;
 use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kube::client::Body;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -340,8 +342,22 @@ impl KubeApi {
         .map(|_| ())
     }
 
+    /// No bound for the answer: the API server bounds its objects, and lists are read by pages.
     async fn call(
         &self,
+        method: &Method,
+        path: &str,
+        content_type: Option<&str>,
+        body: &Value,
+    ) -> Result<Value, ApiError> {
+        self.call_within(usize::MAX, method, path, content_type, body)
+            .await
+    }
+
+    /// The same with a bound for the answer, in bytes.
+    async fn call_within(
+        &self,
+        most: usize,
         method: &Method,
         path: &str,
         content_type: Option<&str>,
@@ -353,7 +369,7 @@ impl KubeApi {
             body.to_string().into_bytes()
         };
         let attempt = || async {
-            self.attempt(method, path, content_type, bytes.clone())
+            self.attempt(most, method, path, content_type, bytes.clone())
                 .await
         };
         attempt
@@ -382,6 +398,7 @@ impl KubeApi {
 
     async fn attempt(
         &self,
+        most: usize,
         method: &Method,
         path: &str,
         content_type: Option<&str>,
@@ -412,11 +429,17 @@ impl KubeApi {
                 .get(header::RETRY_AFTER)
                 .and_then(|value| value.to_str().ok()?.parse().ok())
                 .map(Duration::from_secs);
-            let bytes = response
-                .into_body()
-                .collect_bytes()
+            let bytes = Limited::new(response.into_body(), most)
+                .collect()
                 .await
-                .map_err(|error| ApiError::transient(error.to_string()))?;
+                .map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+                    Some(_) => ApiError::Refused {
+                        code: status.as_u16(),
+                        message: format!("{method} {path}: the answer is larger than {most} bytes"),
+                    },
+                    None => ApiError::transient(error.to_string()),
+                })?
+                .to_bytes();
             if status.is_success() {
                 return serde_json::from_slice(&bytes).map_err(|error| {
                     ApiError::transient(format!("{method} {path}: the answer is not JSON: {error}"))
@@ -446,10 +469,14 @@ impl KubeApi {
 }
 
 /// For backends that ask the API server of the own cluster.
+/// What tenants have asked for may come from a server behind the API server, such as an adapter of metrics, so answers are bounded as those
+/// of other backends are.
 impl ApiServer for KubeApi {
     fn get<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<Value, ClusterError>> {
         Box::pin(async move {
-            let answer = self.call(&Method::GET, path, None, &Value::Null).await;
+            let answer = self
+                .call_within(MAX_ANSWER, &Method::GET, path, None, &Value::Null)
+                .await;
             answer.map_err(|error| for_backends(&error))
         })
     }
@@ -707,6 +734,27 @@ mod tests {
         );
         assert!(
             matches!(busy, ApiError::Transient { retry_after: Some(wait), .. } if wait.as_secs() == 2)
+        );
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_tenants_asked_for_is_bounded_and_others_are_not() {
+        let app = axum::Router::new().fallback(async || {
+            let text = "x".repeat(MAX_ANSWER);
+            axum::Json(json!({"kind": "Service", "text": text}))
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let (_configs, config) = watch::channel(kube::Config::new(address.parse().unwrap()));
+        let api = KubeApi::following(config).unwrap();
+        let found = api.get(&kinds::SERVICE.named("test", "web")).await.unwrap();
+        assert_eq!(found.text("/text").len(), MAX_ANSWER);
+        let error = ApiServer::get(&api, "/apis/x/v1/y").await.unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("GET /apis/x/v1/y: the answer is larger than 4194304 bytes"),
+            "{text}"
         );
     }
 
