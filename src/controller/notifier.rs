@@ -424,3 +424,7 @@ fn over(known: &Known) -> Vec<AlertOutcome> {
         })
         .collect()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
