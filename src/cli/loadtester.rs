@@ -38,6 +38,10 @@ pub struct LoadTesterArguments {
     /// Hosts that load and tests may go to, separated by commas: names, addresses, *.suffix. Default: any but link-local addresses.
     #[arg(long, value_name = "HOSTS", default_value = "", value_delimiter = ',')]
     allowed_hosts: Vec<String>,
+    /// Folder with keys for tests of type concord: one folder for each server, named like its host, with the files that
+    /// metadata.apiKeyPath names. Default: no keys are read.
+    #[arg(long, value_name = "FOLDER", default_value = "")]
+    api_key_dir: String,
     /// Requests that may be under way at the same time, of all tasks together.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_workers: usize,
@@ -94,6 +98,7 @@ impl LoadTesterArguments {
             allow_shell: self.allow_shell,
             allowed_hosts: self.allowed_hosts.clone(),
             max_workers: self.max_workers,
+            api_keys: (!self.api_key_dir.is_empty()).then(|| PathBuf::from(&self.api_key_dir)),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! POST /            ─▶ access ─▶ tasks ─▶ commands ─▶ generator ─▶ the canary
+//!                                  └────▶ elsewhere ─▶ a server that runs tests
 //! POST /gate/…      ─▶ access ─▶ gates ─▶ a ConfigMap
 //! ```
 //!
@@ -10,6 +11,7 @@
 
 mod access;
 pub mod commands;
+mod elsewhere;
 mod gates;
 pub mod generator;
 pub mod metrics;

@@ -163,7 +163,10 @@ async fn run(office: &Office, payload: &Payload) -> Said {
         Ok(Answer::Ended(outcome)) if outcome.passed => said(StatusCode::OK, "OK"),
         Ok(Answer::Ended(outcome)) => (
             StatusCode::INTERNAL_SERVER_ERROR,
-            format!("command {cmd} failed: {}", outcome.output),
+            match cmd {
+                "" => format!("{} failed: {}", payload.text("type"), outcome.output),
+                cmd => format!("command {cmd} failed: {}", outcome.output),
+            },
         ),
         Err(refused) => {
             tracing::warn!(canary = ?payload, %refused, "task refused");

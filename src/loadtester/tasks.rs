@@ -1,6 +1,7 @@
 //! Tasks: what a hook asks to be run. Loads run in the background and are started once however often the hook asks; tests are waited for.
 
 use super::commands::{self, Step, Token, tokens};
+use super::elsewhere;
 use super::generator::Destinations;
 use super::metrics::Telemetry;
 use super::payload::Payload;
@@ -11,6 +12,7 @@ use crate::object::digest;
 use serde_json::json;
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,9 +33,11 @@ pub struct Limits {
     pub allowed_hosts: Vec<String>,
     /// Requests under way at the same time, of all tasks together.
     pub max_workers: usize,
+    /// Folder with the keys of servers that run tests, below the names of their hosts.
+    pub api_keys: Option<PathBuf>,
 }
 
-/// The types of tasks, whether they are waited for, and why one can't be had.
+/// The types of tasks, and whether they are waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskKind {
     /// In the background.
@@ -44,19 +48,11 @@ pub enum TaskKind {
     Helm(&'static str),
     /// `kubectl` with these arguments.
     Kubectl,
+    /// A test of an nGrinder, in the background.
+    NGrinder,
+    /// A process of a Concord, waited for.
+    Concord,
 }
-
-/// Types that Flagger's load tester has besides, and what to do instead.
-const ABSENT: [(&str, &str); 2] = [
-    (
-        "concord",
-        "call Concord from a webhook of its own, or from a program in an image with --allow-shell",
-    ),
-    (
-        "ngrinder",
-        "the load tester sends load itself: type cmd with hey, wrk or ghz",
-    ),
-];
 
 /// Why a task is not run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +73,7 @@ pub enum Refused {
 enum Job {
     BuiltIn(Vec<Step>),
     Program(Program),
+    Elsewhere(Box<elsewhere::Test>),
 }
 
 impl Job {
@@ -89,6 +86,7 @@ impl Job {
                 .collect::<Vec<_>>()
                 .join(", then "),
             Self::Program(program) => program.name.clone(),
+            Self::Elsewhere(test) => test.shown(),
         }
     }
 
@@ -96,7 +94,7 @@ impl Job {
     fn workers(&self) -> usize {
         match self {
             Self::BuiltIn(steps) => steps.iter().map(Step::workers).max().unwrap_or(1),
-            Self::Program(_) => 1,
+            Self::Program(_) | Self::Elsewhere(_) => 1,
         }
     }
 }
@@ -172,7 +170,14 @@ impl TaskKind {
             Self::Bash => "bash",
             Self::Helm(_) => "helm",
             Self::Kubectl => "kubectl",
+            Self::NGrinder => "ngrinder",
+            Self::Concord => "concord",
         }
+    }
+
+    /// Whether whoever asks waits for nothing but the start.
+    fn in_background(self) -> bool {
+        matches!(self, Self::Cmd | Self::NGrinder)
     }
 
     fn of(word: &str) -> Result<Self, Refused> {
@@ -182,13 +187,11 @@ impl TaskKind {
             "helm" => Self::Helm("helm"),
             "helmv3" => Self::Helm("helmv3"),
             "kubectl" => Self::Kubectl,
+            "ngrinder" => Self::NGrinder,
+            "concord" => Self::Concord,
             other => {
-                let instead = ABSENT
-                    .iter()
-                    .find(|(absent, _)| *absent == other)
-                    .map_or_else(String::new, |(_, instead)| format!(" ({instead})"));
                 return Err(Refused::Malformed(format!(
-                    "metadata.type: expected cmd, bash, helm, helmv3 or kubectl, found {other:?}{instead}"
+                    "metadata.type: expected cmd, bash, helm, helmv3, kubectl, ngrinder or concord, found {other:?}"
                 )));
             }
         })
@@ -228,26 +231,35 @@ impl Tasks {
             ));
         }
         let kind = TaskKind::of(payload.text("type"))?;
-        let cmd = payload.text("cmd");
-        if cmd.trim().is_empty() {
-            return Err(Refused::Malformed(
+        let cmd = || match payload.text("cmd") {
+            cmd if cmd.trim().is_empty() => Err(Refused::Malformed(
                 "metadata.cmd: expected a command, found none".to_owned(),
-            ));
-        }
+            )),
+            cmd => Ok(cmd),
+        };
         let job = match kind {
-            TaskKind::Cmd => self.line(cmd, "sh")?,
-            TaskKind::Bash => self.line(cmd, "bash")?,
+            TaskKind::Cmd => self.line(cmd()?, "sh")?,
+            TaskKind::Bash => self.line(cmd()?, "bash")?,
             TaskKind::Helm(name) => {
                 let named = if process::is_there(name) {
                     name
                 } else {
                     "helm"
                 };
-                self.program(named, cmd)?
+                self.program(named, cmd()?)?
             }
-            TaskKind::Kubectl => self.program("kubectl", cmd)?,
+            TaskKind::Kubectl => self.program("kubectl", cmd()?)?,
+            TaskKind::NGrinder => self.elsewhere(elsewhere::Test::of_ngrinder(payload)?)?,
+            TaskKind::Concord => {
+                let keys = self.limits.api_keys.as_deref();
+                self.elsewhere(elsewhere::Test::of_concord(payload, keys)?)?
+            }
         };
-        let key = digest(&json!([payload.namespace, payload.name, kind.word(), cmd]));
+        let what = match &job {
+            Job::Elsewhere(test) => test.shown(),
+            _ => payload.text("cmd").to_owned(),
+        };
+        let key = digest(&json!([payload.namespace, payload.name, kind.word(), what]));
         Ok(Task {
             kind,
             job,
@@ -284,6 +296,13 @@ impl Tasks {
             name: shell.to_owned(),
             arguments: vec!["-c".to_owned(), line.to_owned()],
         }))
+    }
+
+    fn elsewhere(&self, test: elsewhere::Test) -> Result<Job, Refused> {
+        self.destinations
+            .check(test.host())
+            .map_err(|error| Refused::NotAllowed(error.to_string()))?;
+        Ok(Job::Elsewhere(Box::new(test)))
     }
 
     fn program(&self, name: &str, arguments: &str) -> Result<Job, Refused> {
@@ -325,7 +344,7 @@ impl Tasks {
     /// # Errors
     /// If too much is under way.
     pub async fn run(self: &Arc<Self>, task: Task) -> Result<Answer, Refused> {
-        if task.kind == TaskKind::Cmd {
+        if task.kind.in_background() {
             return self.start(task);
         }
         let permit = self.permit(task.job.workers())?;
@@ -427,6 +446,7 @@ impl Tasks {
                     runner::run(steps, &self.destinations, &observer, progress, &stop).await
                 }
                 Job::Program(program) => process::run(program, &stop).await,
+                Job::Elsewhere(test) => test.run(&self.destinations, &stop).await,
             }
         };
         let mut job = std::pin::pin!(job);

@@ -21,6 +21,7 @@ fn limits() -> Limits {
         allow_shell: false,
         allowed_hosts: Vec::new(),
         max_workers: 20,
+        api_keys: None,
     }
 }
 
@@ -256,17 +257,17 @@ async fn what_can_t_be_run_is_refused_with_the_reason() {
         (
             json!({"metadata": {"type": "load", "cmd": "hey http://a"}}),
             400,
-            "metadata.type: expected cmd, bash, helm, helmv3 or kubectl, found \"load\"",
+            "metadata.type: expected cmd, bash, helm, helmv3, kubectl, ngrinder or concord, found \"load\"",
         ),
         (
             json!({"metadata": {"type": "ngrinder", "server": "http://a"}}),
             400,
-            "metadata.type: expected cmd, bash, helm, helmv3 or kubectl, found \"ngrinder\" (the load tester sends load itself",
+            "metadata.clone: expected the number of the test to clone, found none",
         ),
         (
             json!({"metadata": {"type": "concord", "org": "a"}}),
             400,
-            "metadata.type: ",
+            "metadata.server: expected the URL of the server, such as http://tests.example:8080, found none",
         ),
         (
             json!({"metadata": {"cmd": "hey -y http://a"}}),
@@ -352,6 +353,30 @@ async fn with_leave_programs_run_and_are_stopped_in_time() {
         .hook(json!({"type": "helm", "cmd": "test app && rm -r /"}))
         .await;
     assert!(status == 403 || status == 400, "{text}");
+}
+
+#[tokio::test]
+async fn a_test_of_another_server_runs_in_the_background_and_once() {
+    let street = street(limits(), Access::default()).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let server = serve(Router::new().fallback(move || {
+        let before = counted.fetch_add(1, Ordering::SeqCst);
+        let id = (before == 0).then_some(7);
+        let state = if before < 3 { "TESTING" } else { "FINISHED" };
+        async move { axum::Json(json!({"id": id, "status": [{"status_id": state}]})) }
+    }))
+    .await;
+    let hook = json!({"type": "ngrinder", "server": server, "clone": "1", "username": "u", "passwd": "cA==", "pollInterval": "50ms"});
+    let (status, text) = street.hook(hook.clone()).await;
+    assert_eq!(status, 202, "{text}");
+    assert!(text.starts_with("started ngrinder http://"), "{text}");
+    let (status, text) = street.hook(hook.clone()).await;
+    assert!(status == 202 && text.starts_with("running for"), "{text}");
+    until("the test to end", || street.office.tasks.is_idle()).await;
+    let (status, text) = street.hook(hook).await;
+    assert_eq!(status, 202);
+    assert!(text.contains("a clone of test 1: 7 FINISHED"), "{text}");
 }
 
 #[tokio::test]
