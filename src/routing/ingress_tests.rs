@@ -1,23 +1,16 @@
-//! The ingress routers (traefik, contour, nginx, skipper, apisix) on real objects. Golden routes are in `tests/fixtures/routes-ingress/`: each case
-//! is a folder with `canary.yaml`, `request.yaml` (provider, weight, flags), the user's object in `beside.yaml` where the router builds on
-//! one, and the `route.yaml` that must come out. `UPDATE_GOLDEN=1` rewrites the routes; read the difference before it is committed.
+//! The ingress routers (traefik, contour, nginx, skipper, apisix) on real objects. Golden routes are in `tests/fixtures/routes-ingress/`, with
+//! provider and flags in their requests, and the user's object in `beside.yaml` where the router builds on one.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::object::{APPLIED_ANNOTATION, Expect, Object, Patch, canonical_json, kinds};
+use crate::object::{Expect, Object, Patch, kinds};
 use crate::routing::route_object::ORIGINAL_ANNOTATION;
+use golden_tests::{Case, yaml};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-fn yaml(text: &str) -> Value {
-    serde_saphyr::from_str(text).unwrap()
-}
-
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/routes-ingress")
-}
+const GOLDEN: &str = "routes-ingress";
 
 /// A cluster of route objects, as a router sees it.
 #[derive(Clone, Default)]
@@ -131,27 +124,25 @@ struct Story {
 
 impl Story {
     /// The canary of a golden case with its user's object.
-    fn of(case: &str) -> Self {
-        let folder = folder().join(case);
-        let wish = yaml(&std::fs::read_to_string(folder.join("request.yaml")).unwrap());
-        let canary = Canary::decode(&yaml(
-            &std::fs::read_to_string(folder.join("canary.yaml")).unwrap(),
-        ))
-        .unwrap();
+    fn of(name: &str) -> Self {
+        Self::told(&Case::of(GOLDEN, name))
+    }
+
+    fn told(case: &Case) -> Self {
         let mut cluster = Cluster::default();
-        if let Ok(beside) = std::fs::read_to_string(folder.join("beside.yaml")) {
-            cluster.add(yaml(&beside));
+        if let Some(beside) = case.beside("beside.yaml") {
+            cluster.add(beside);
         }
         let mut settings = RoutingSettings::default();
-        if let Some(class) = wish["ingressClass"].as_str() {
+        if let Some(class) = case.wish["ingressClass"].as_str() {
             class.clone_into(&mut settings.ingress_class);
         }
-        if let Some(prefix) = wish["prefix"].as_str() {
+        if let Some(prefix) = case.wish["prefix"].as_str() {
             prefix.clone_into(&mut settings.ingress_annotations_prefix);
         }
         Self {
-            router: router(wish["provider"].as_str().unwrap()).unwrap(),
-            canary,
+            router: router(case.wish["provider"].as_str().unwrap()).unwrap(),
+            canary: case.canary.clone(),
             settings,
             cluster,
         }
@@ -210,54 +201,16 @@ impl Story {
     }
 }
 
-fn cases() -> Vec<String> {
-    let mut cases: Vec<String> = std::fs::read_dir(folder())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    cases.sort();
-    assert!(cases.len() >= 15, "cases are missing");
-    cases
-}
-
-fn weight(case: &str) -> Split {
-    let wish = yaml(&std::fs::read_to_string(folder().join(case).join("request.yaml")).unwrap());
-    Split::canary(wish["weight"].as_i64().unwrap())
-}
-
-fn golden(path: &Path, found: &Value) -> Option<String> {
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(path, serde_saphyr::to_string(found).unwrap()).unwrap();
-    }
-    let expected = yaml(&std::fs::read_to_string(path).unwrap());
-    (canonical_json(&expected) != canonical_json(found)).then(|| {
-        format!(
-            "{}:\n{}",
-            path.display(),
-            serde_saphyr::to_string(found).unwrap()
-        )
-    })
-}
-
 #[test]
 fn golden_routes() {
     let mut wrong = Vec::new();
-    for case in cases() {
-        let mut story = Story::of(&case);
-        let split = weight(&case);
-        assert_eq!(story.router.refusals(&story.canary), [], "{case}");
+    for case in golden_tests::cases(GOLDEN, 15) {
+        let (mut story, split, name) = (Story::told(&case), case.split(), &case.name);
+        assert_eq!(story.router.refusals(&story.canary), [], "{name}");
         let writes = story.desired(split).unwrap();
-        let [Write::Apply { object, .. }] = writes.as_slice() else {
-            panic!("{case}: {writes:?}");
-        };
-        let mut found = object.value().clone();
-        found["metadata"]["annotations"]
-            .as_object_mut()
-            .unwrap()
-            .remove(APPLIED_ANNOTATION);
-        wrong.extend(golden(&folder().join(&case).join("route.yaml"), &found));
-        assert_eq!(story.converge(split), 1, "{case}");
-        assert_eq!(story.observed().split, Some(split), "{case}");
+        wrong.extend(case.difference("route.yaml", &writes));
+        assert_eq!(story.converge(split), 1, "{name}");
+        assert_eq!(story.observed().split, Some(split), "{name}");
     }
     assert!(wrong.is_empty(), "not as expected:\n{}", wrong.join("\n"));
 }

@@ -1,15 +1,14 @@
-//! The routers of meshes without a route object that a gateway answers for: golden objects in `tests/fixtures/meshes/`, where each case is
-//! a folder with `canary.yaml`, `request.yaml` and the `objects.yaml` that must come out (`UPDATE_GOLDEN=1` rewrites them; read the
-//! difference before it is committed), and what holds for all of them on objects as an API server keeps them.
+//! The routers of meshes without a route object that a gateway answers for: golden objects in `tests/fixtures/meshes/`, whose requests
+//! may name objects that are there already, and what holds for all of them on objects as an API server keeps them.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::object::{APPLIED_ANNOTATION, Object, Patch, canonical_json, kinds};
+use crate::object::{Object, Patch, kinds};
+use golden_tests::yaml;
 use route_object::ORIGINAL_ANNOTATION;
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The routers that are told of here.
@@ -27,10 +26,6 @@ const MESHES: [&str; 9] = [
 
 static SETTINGS: std::sync::LazyLock<RoutingSettings> =
     std::sync::LazyLock::new(RoutingSettings::default);
-
-fn yaml(text: &str) -> Value {
-    serde_saphyr::from_str(text).unwrap()
-}
 
 fn canary(provider: &str) -> Canary {
     let mut canary = Canary::decode(&yaml(
@@ -192,27 +187,17 @@ fn weights(value: &mut Value) -> Vec<&mut Value> {
 
 #[test]
 fn golden_objects() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/meshes");
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    cases.sort();
-    assert!(cases.len() >= 9, "cases are missing");
     let mut wrong = Vec::new();
-    for case in cases {
-        let text = |name: &str| std::fs::read_to_string(case.join(name)).unwrap_or_default();
-        let canary = Canary::decode(&yaml(&text("canary.yaml"))).unwrap();
-        let wish = yaml(&text("request.yaml"));
-        let router = router(canary.spec.provider.as_deref().unwrap()).unwrap();
+    for case in golden_tests::cases("meshes", 9) {
+        let router = router(case.canary.spec.provider.as_deref().unwrap()).unwrap();
         let errors: Vec<Refusal> = router
-            .refusals(&canary)
+            .refusals(&case.canary)
             .into_iter()
             .filter(|refusal| refusal.field != "spec.provider")
             .collect();
-        assert_eq!(errors, [], "{}", case.display());
+        assert_eq!(errors, [], "{}", case.name);
         let world = World::default();
-        for object in wish["objects"].as_array().into_iter().flatten() {
+        for object in case.wish["objects"].as_array().into_iter().flatten() {
             let object = Object::new(object.clone());
             let kind = [kinds::UPSTREAM, kinds::SERVICE]
                 .into_iter()
@@ -221,40 +206,10 @@ fn golden_objects() {
             let name = kind.named(object.namespace(), object.name());
             world.put(name, object.into_value());
         }
-        let split = Split::canary(wish["weight"].as_i64().unwrap());
-        let writes = router.desired(&request(&canary, split), &world.lookup());
-        let found: Vec<Value> = writes
-            .unwrap()
-            .into_iter()
-            .map(|write| {
-                let Write::Apply { mut object, .. } = write else {
-                    panic!("{write:?}");
-                };
-                let annotations = &mut object.value_mut()["metadata"]["annotations"];
-                annotations
-                    .as_object_mut()
-                    .unwrap()
-                    .remove(APPLIED_ANNOTATION);
-                object.into_value()
-            })
-            .collect();
-        let documents: Vec<String> = found
-            .iter()
-            .map(|object| serde_saphyr::to_string(object).unwrap())
-            .collect();
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(case.join("objects.yaml"), documents.join("---\n")).unwrap();
-        }
-        let expected: Vec<Value> = text("objects.yaml")
-            .split("---\n")
-            .filter(|document| !document.trim().is_empty())
-            .map(yaml)
-            .collect();
-        if canonical_json(&json!(expected)) != canonical_json(&json!(found)) {
-            wrong.push(format!("{}:\n{}", case.display(), documents.join("---\n")));
-        }
+        let writes = router.desired(&case.request(&SETTINGS), &world.lookup());
+        wrong.extend(case.difference("objects.yaml", &writes.unwrap()));
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "not as expected:\n{}", wrong.join("\n"));
 }
 
 #[test]

@@ -396,6 +396,9 @@ pub fn table() -> Vec<(&'static str, Capabilities)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod golden_tests;
+#[cfg(test)]
 mod ingress_tests;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,11 @@
-//! Golden routes in `tests/fixtures/routes/`: each case is a folder with `canary.yaml`, `request.yaml` (split, cookies, provider) and
-//! the `route.yaml` that must come out. `UPDATE_GOLDEN=1` rewrites the routes; read the difference before it is committed.
+//! Golden routes in `tests/fixtures/routes/`, whose requests may name a provider. Then what is drift and what is not, taking over and
+//! giving back, and what is refused.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 use crate::object::{APPLIED_ANNOTATION, Expect, Object, Patch, Reading, canonical_json};
 use crate::routing::route_object::ORIGINAL_ANNOTATION;
-use crate::routing::{Applied, Cookies, Severity, Split, Weight, router};
+use crate::routing::{Applied, Cookies, Severity, Split, Weight, golden_tests, router};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -78,71 +78,18 @@ fn live(canary: &Canary, split: Split) -> Object {
 
 #[test]
 fn golden_routes() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/routes");
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir())
-        .collect();
-    cases.sort();
-    assert!(
-        cases.len() >= 15,
-        "cases are missing from {}",
-        folder.display()
-    );
     let mut wrong = Vec::new();
-    for case in cases {
-        let canary = canary(&std::fs::read_to_string(case.join("canary.yaml")).unwrap());
-        let wish: Value =
-            serde_saphyr::from_str(&std::fs::read_to_string(case.join("request.yaml")).unwrap())
-                .unwrap();
-        let cookie = |key: &str| wish["cookies"][key].as_str().map(str::to_owned);
-        let request = RouteRequest {
-            canary: &canary,
-            settings: &SETTINGS,
-            split: Split {
-                canary: Weight::clamped(wish["weight"].as_i64().unwrap()),
-                mirrored: wish["mirrored"].as_bool().unwrap_or(false),
-            },
-            cookies: Cookies {
-                canary: cookie("canary"),
-                primary: cookie("primary"),
-                previous: cookie("previous"),
-            },
-            selector_label: Some("app"),
-        };
-        let router = router(wish["provider"].as_str().unwrap_or("gatewayapi:v1")).unwrap();
-        assert_eq!(router.refusals(&canary), [], "{}", case.display());
+    for case in golden_tests::cases("routes", 15) {
+        let request = case.request(&SETTINGS);
+        let router = router(case.wish["provider"].as_str().unwrap_or("gatewayapi:v1")).unwrap();
+        assert_eq!(router.refusals(&case.canary), [], "{}", case.name);
         let writes = router.desired(&request, &absent).unwrap();
-        let [Write::Apply { object, .. }] = writes.as_slice() else {
-            panic!("{}: {writes:?}", case.display());
-        };
-        let mut found = object.value().clone();
-        found["metadata"]["annotations"]
-            .as_object_mut()
-            .unwrap()
-            .remove(APPLIED_ANNOTATION);
-        let path = case.join("route.yaml");
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(&path, serde_saphyr::to_string(&found).unwrap()).unwrap();
-        }
-        let expected: Value =
-            serde_saphyr::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-        if canonical_json(&expected) != canonical_json(&found) {
-            wrong.push(format!(
-                "{}:\n{}",
-                case.display(),
-                serde_saphyr::to_string(&found).unwrap()
-            ));
-        }
-        let observed = router
-            .observed(&canary, &SETTINGS, &present(stored(&writes[0])))
-            .unwrap();
-        assert_eq!(observed.split, Some(request.split), "{}", case.display());
-        let again = router
-            .desired(&request, &present(stored(&writes[0])))
-            .unwrap();
-        assert_eq!(again, [], "{}", case.display());
+        wrong.extend(case.difference("route.yaml", &writes));
+        let live = present(stored(&writes[0]));
+        let observed = router.observed(&case.canary, &SETTINGS, &live).unwrap();
+        assert_eq!(observed.split, Some(request.split), "{}", case.name);
+        let again = router.desired(&request, &live).unwrap();
+        assert_eq!(again, [], "{}", case.name);
     }
     assert!(wrong.is_empty(), "not as expected:\n{}", wrong.join("\n"));
 }

@@ -1,12 +1,10 @@
-//! Golden routes in `tests/fixtures/routes-istio/`: each case is a folder with `canary.yaml`, `request.yaml` (split, cookies) and the
-//! `routes.yaml` that must come out, one document for each object. `UPDATE_GOLDEN=1` rewrites the routes; read the difference before
-//! it is committed. Then what is drift and what is not, taking over and giving back, and what is refused.
+//! Golden routes in `tests/fixtures/routes-istio/`. Then what is drift and what is not, taking over and giving back, and what is refused.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 use crate::object::{APPLIED_ANNOTATION, Expect, Object, Patch, Reading, canonical_json};
 use crate::routing::route_object::ORIGINAL_ANNOTATION;
-use crate::routing::{Applied, Cookies, Severity, Split, Weight, router};
+use crate::routing::{Applied, Cookies, Severity, Split, Weight, golden_tests, router};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -175,82 +173,16 @@ fn routed(canary: &Canary, split: Split) -> Cluster {
     cluster
 }
 
-fn documents(text: &str) -> Vec<Value> {
-    text.split("---\n")
-        .filter(|part| !part.trim().is_empty())
-        .map(|part| serde_saphyr::from_str(part).unwrap())
-        .collect()
-}
-
 #[test]
 fn golden_routes() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/routes-istio");
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir())
-        .collect();
-    cases.sort();
-    assert!(
-        cases.len() >= 18,
-        "cases are missing from {}",
-        folder.display()
-    );
     let mut wrong = Vec::new();
-    for case in cases {
-        let canary = canary(&std::fs::read_to_string(case.join("canary.yaml")).unwrap());
-        let wish: Value =
-            serde_saphyr::from_str(&std::fs::read_to_string(case.join("request.yaml")).unwrap())
-                .unwrap();
-        let cookie = |key: &str| wish["cookies"][key].as_str().map(str::to_owned);
-        let request = RouteRequest {
-            canary: &canary,
-            settings: &SETTINGS,
-            split: Split {
-                canary: Weight::clamped(wish["weight"].as_i64().unwrap()),
-                mirrored: wish["mirrored"].as_bool().unwrap_or(false),
-            },
-            cookies: Cookies {
-                canary: cookie("canary"),
-                primary: cookie("primary"),
-                previous: cookie("previous"),
-            },
-            selector_label: Some("app"),
-        };
-        assert_eq!(Istio.refusals(&canary), [], "{}", case.display());
+    for case in golden_tests::cases("routes-istio", 18) {
+        assert_eq!(Istio.refusals(&case.canary), [], "{}", case.name);
         let mut cluster = Cluster::default();
-        let found: Vec<Value> = cluster
-            .reconcile(&request)
-            .into_iter()
-            .map(|write| {
-                let Write::Apply { object, .. } = write else {
-                    panic!("{}: {write:?}", case.display());
-                };
-                let mut object = object.into_value();
-                let annotations = object["metadata"]["annotations"].as_object_mut();
-                annotations.unwrap().remove(APPLIED_ANNOTATION);
-                object
-            })
-            .collect();
-        let text: Vec<String> = found
-            .iter()
-            .map(|object| serde_saphyr::to_string(object).unwrap())
-            .collect();
-        let text = text.join("---\n");
-        let path = case.join("routes.yaml");
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(&path, &text).unwrap();
-        }
-        let expected = documents(&std::fs::read_to_string(&path).unwrap());
-        if canonical_json(&json!(expected)) != canonical_json(&json!(found)) {
-            wrong.push(format!("{}:\n{text}", case.display()));
-        }
-        assert_eq!(
-            cluster.split(&canary),
-            Some(request.split),
-            "{}",
-            case.display()
-        );
+        let writes = cluster.reconcile(&case.request(&SETTINGS));
+        wrong.extend(case.difference("routes.yaml", &writes));
+        let split = cluster.split(&case.canary);
+        assert_eq!(split, Some(case.split()), "{}", case.name);
     }
     assert!(wrong.is_empty(), "not as expected:\n{}", wrong.join("\n"));
 }
