@@ -3,7 +3,7 @@
 
 use super::{
     Applied, Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router,
-    RoutingSettings, Split, Weight, capabilities, companion, refuse_errors, route_object,
+    RoutingSettings, Split, Weight, capabilities, companion, refuse_errors, weighted,
 };
 use crate::api::Canary;
 use crate::object::{Kind, Object, ObjectRef, Write, kinds};
@@ -71,15 +71,8 @@ impl Router for Apisix {
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
         let (_, target) = names(canary)?;
-        let reading = live(&target);
-        let Some(object) = route_object::readable(&target, &reading)? else {
-            return Ok(Observed::of_nothing(&target));
-        };
-        Ok(Observed {
-            split: split(canary, object),
-            applied: applied(object),
-            foreign_writer: route_object::foreign_writer(object),
-        })
+        let split = |object: &Object| split(canary, object);
+        weighted::observed(&target, &live(&target), split, applied)
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {

@@ -7,6 +7,7 @@ use super::{
     Applied, Capabilities, Condition, Lookup, Observed, Refusal, RouteError, RouteRequest, Router,
     RoutingSettings, ServiceField, Split, Weight, capabilities, refuse_errors,
     route_object::{self, Manner},
+    weighted,
 };
 use crate::api::{
     AnalysisMatch, Canary, CanaryService, HeaderMatch, HttpMatch, StringMatch, parse_go_duration,
@@ -125,15 +126,8 @@ impl Router for Contour {
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
         let target = route_object::route_of(canary, &KIND);
-        let reading = live(&target);
-        let Some(object) = route_object::readable(&target, &reading)? else {
-            return Ok(Observed::of_nothing(&target));
-        };
-        Ok(Observed {
-            split: split(canary, object),
-            applied: applied(object),
-            foreign_writer: route_object::foreign_writer(object),
-        })
+        let split = |object: &Object| split(canary, object);
+        weighted::observed(&target, &live(&target), split, applied)
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {

@@ -137,14 +137,8 @@ impl Router for Gloo {
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
         let target = table(canary);
-        let reading = live(&target);
-        let object = route_object::readable(&target, &reading)?;
-        Ok(weighted::observed(
-            &target,
-            object,
-            |object| split_of(canary, object.at("/spec")),
-            applied,
-        ))
+        let split = |object: &Object| split_of(canary, object.at("/spec"));
+        weighted::observed(&target, &live(&target), split, applied)
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {

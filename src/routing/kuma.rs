@@ -90,13 +90,9 @@ impl Router for Kuma {
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
         let (target, reading) = route(canary, live)?;
-        Ok(weighted::observed(
-            &target,
-            reading.object(),
-            |object| split_of(canary, object),
-            // A policy of Kuma has no status; the drain time covers what proxies need to follow.
-            |_| Applied::Yes,
-        ))
+        // A policy of Kuma has no status; the drain time covers what proxies need to follow.
+        let split = |object: &Object| split_of(canary, object);
+        weighted::observed(&target, &reading, split, |_| Applied::Yes)
     }
 
     fn leaves_objects(&self) -> bool {

@@ -6,7 +6,7 @@
 use super::session_cookie::literal;
 use super::{
     Applied, Capabilities, Condition, Lookup, Observed, Refusal, RouteError, RouteRequest, Router,
-    RoutingSettings, Split, Weight, capabilities, companion, refuse_errors, route_object,
+    RoutingSettings, Split, Weight, capabilities, companion, refuse_errors, weighted,
 };
 use crate::api::{Canary, HeaderMatch};
 use crate::object::{Expect, Object, ObjectRef, Patch, Reading, Write, kinds};
@@ -83,16 +83,9 @@ impl Router for Nginx {
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
         let (_, target) = names(canary)?;
-        let reading = live(&target);
-        let Some(object) = route_object::readable(&target, &reading)? else {
-            return Ok(Observed::of_nothing(&target));
-        };
-        Ok(Observed {
-            split: Steering::of(settings).split(canary, object),
-            // Nothing in an Ingress tells; the drain time covers what a controller needs to read it.
-            applied: Applied::Yes,
-            foreign_writer: route_object::foreign_writer(object),
-        })
+        // Nothing in an Ingress tells how far it is; the drain time covers what a controller needs to read it.
+        let split = |object: &Object| Steering::of(settings).split(canary, object);
+        weighted::observed(&target, &live(&target), split, |_| Applied::Yes)
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {

@@ -4,7 +4,7 @@
 
 use super::{
     Applied, Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router,
-    RoutingSettings, Split, Weight, capabilities, companion, nginx, refuse_errors, route_object,
+    RoutingSettings, Split, Weight, capabilities, companion, nginx, refuse_errors, weighted,
 };
 use crate::api::Canary;
 use crate::object::{Object, ObjectRef, Write};
@@ -78,15 +78,8 @@ impl Router for Skipper {
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
         let (_, target) = nginx::names(canary)?;
-        let reading = live(&target);
-        let Some(object) = route_object::readable(&target, &reading)? else {
-            return Ok(Observed::of_nothing(&target));
-        };
-        Ok(Observed {
-            split: split_of(canary, object),
-            applied: Applied::Yes,
-            foreign_writer: route_object::foreign_writer(object),
-        })
+        let split = |object: &Object| split_of(canary, object);
+        weighted::observed(&target, &live(&target), split, |_| Applied::Yes)
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {

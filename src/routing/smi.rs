@@ -10,7 +10,7 @@ use super::{
     weighted,
 };
 use crate::api::Canary;
-use crate::object::{Kind, ObjectRef, Write, kinds};
+use crate::object::{Kind, Object, ObjectRef, Write, kinds};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 
@@ -146,15 +146,9 @@ impl Router for Flavour {
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
         let target = route_object::route_of(canary, &self.kind);
-        let reading = live(&target);
-        let object = route_object::readable(&target, &reading)?;
-        Ok(weighted::observed(
-            &target,
-            object,
-            |object| split_of(canary, object.at("/spec")),
-            // The interface has no status; the drain time covers what proxies need to follow.
-            |_| Applied::Yes,
-        ))
+        // The interface has no status; the drain time covers what proxies need to follow.
+        let split = |object: &Object| split_of(canary, object.at("/spec"));
+        weighted::observed(&target, &live(&target), split, |_| Applied::Yes)
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {

@@ -8,6 +8,7 @@ use super::{
     Applied, Capabilities, Lookup, Observed, RouteError, RouteRequest, Router, RoutingSettings,
     Split, Weight, refuse_errors,
     route_object::{self, Manner},
+    weighted,
 };
 use crate::api::Canary;
 use crate::object::{Kind, Object, ObjectRef, Reading, Write, kinds};
@@ -56,16 +57,9 @@ impl Router for Traefik {
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
         let target = route_object::route_of(canary, &KIND);
-        let reading = live(&target);
-        let Some(object) = route_object::readable(&target, &reading)? else {
-            return Ok(Observed::of_nothing(&target));
-        };
-        Ok(Observed {
-            split: split_of(canary, object),
-            // Traefik writes no status; the drain time covers what it needs to read its configuration anew.
-            applied: Applied::Yes,
-            foreign_writer: route_object::foreign_writer(object),
-        })
+        // Traefik writes no status; the drain time covers what it needs to read its configuration anew.
+        let split = |object: &Object| split_of(canary, object);
+        weighted::observed(&target, &live(&target), split, |_| Applied::Yes)
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {

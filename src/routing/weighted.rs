@@ -2,7 +2,7 @@
 
 use super::{Applied, Observed, RouteError, Split, Weight, route_object};
 use crate::api::{Canary, CanaryService};
-use crate::object::{Object, ObjectRef, covers};
+use crate::object::{Object, ObjectRef, Reading, covers};
 use serde_json::Value;
 
 /// Whether a live spec says what the desired one does. Lists are ours as a whole: the same elements in the same order, without a field
@@ -71,21 +71,22 @@ pub fn agreed(splits: impl IntoIterator<Item = Split>) -> Option<Split> {
     splits.all(|split| split == first).then_some(first)
 }
 
-/// What an object says; nothing where it is not there.
+/// What the one object that carries the split says; nothing where it is not there.
 pub fn observed(
     target: &ObjectRef,
-    object: Option<&Object>,
+    live: &Reading,
     split: impl FnOnce(&Object) -> Option<Split>,
     applied: impl FnOnce(&Object) -> Applied,
-) -> Observed {
-    let Some(object) = object else {
-        return Observed::of_nothing(target);
-    };
-    Observed {
-        split: split(object),
-        applied: applied(object),
-        foreign_writer: route_object::foreign_writer(object),
-    }
+) -> Result<Observed, RouteError> {
+    let object = route_object::readable(target, live)?;
+    Ok(object.map_or_else(
+        || Observed::of_nothing(target),
+        |object| Observed {
+            split: split(object),
+            applied: applied(object),
+            foreign_writer: route_object::foreign_writer(object),
+        },
+    ))
 }
 
 /// `spec.service`, without which none of these objects can be written.

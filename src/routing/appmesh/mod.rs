@@ -14,8 +14,8 @@ pub use v1beta1::V1Beta1;
 pub use v1beta2::V1Beta2;
 
 use super::{
-    Applied, Capabilities, Condition, Refusal, RouteError, RouteRequest, Router, ServiceField,
-    Split, capabilities,
+    Applied, Capabilities, Condition, Lookup, Refusal, RouteError, RouteRequest, Router,
+    ServiceField, Split, capabilities,
     route_object::{self, Manner},
     weighted,
 };
@@ -217,6 +217,43 @@ fn milliseconds(text: &str) -> Option<u64> {
 fn logging(canary: &Canary) -> Option<Value> {
     let asked = canary.metadata.annotations.get(ACCESS_LOG_ANNOTATION)?;
     (asked == "enabled").then(|| json!({"accessLog": {"file": {"path": "/dev/stdout"}}}))
+}
+
+/// The write of a node, with the backends and the logging that the canary asks for; `backend` is how an entry names one.
+fn apply_node(
+    request: &RouteRequest<'_>,
+    node: &ObjectRef,
+    mut spec: Value,
+    backend: fn(&str) -> Value,
+    live: &Lookup<'_>,
+) -> Result<Option<Write>, RouteError> {
+    let service = weighted::service_of(request.canary, "VirtualNode")?;
+    if !service.backends.is_empty() {
+        spec["backends"] = service.backends.iter().map(|name| backend(name)).collect();
+    }
+    if let Some(logging) = logging(request.canary) {
+        spec["logging"] = logging;
+    }
+    route_object::apply_to(request, node, &spec, &live(node), &NODE)
+}
+
+/// What the router wrote is given back, in the order in which nothing leads to what is gone.
+fn give_back_all(
+    router: &dyn Router,
+    canary: &Canary,
+    live: &Lookup<'_>,
+) -> Result<Vec<Write>, RouteError> {
+    let canary = annotated(canary);
+    let mut writes = Vec::new();
+    for target in router.objects(&canary).iter().rev() {
+        writes.extend(route_object::give_back_to(
+            &canary,
+            target,
+            &live(target),
+            None,
+        )?);
+    }
+    Ok(writes)
 }
 
 /// The canary with what gateways of App Mesh read from the annotations of the apex's service, which come from those of the apex.

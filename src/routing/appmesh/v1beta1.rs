@@ -1,11 +1,11 @@
 //! `appmesh`: the first form. Routes stand in the `VirtualService`, which is named by a host name, `<apex>.<namespace>`.
 
 use super::{
-    ROUTE, Way, applied, apply_annotated, capabilities_with, logging, refusals, retries, split_of,
-    ways,
+    ROUTE, Way, applied, apply_annotated, apply_node, capabilities_with, give_back_all, refusals,
+    retries, split_of, ways,
 };
 use crate::api::{Canary, CanaryService};
-use crate::object::{ObjectRef, Write, kinds};
+use crate::object::{Object, ObjectRef, Write, kinds};
 use crate::routing::{
     Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router, RoutingSettings,
     ServiceField, Split, route_object, weighted,
@@ -57,29 +57,12 @@ impl Router for V1Beta1 {
         let mesh = required_mesh(service)?;
         let mut writes = Vec::new();
         for (node, host) in nodes(canary) {
-            let mut spec = json!({
+            let spec = json!({
                 "meshName": mesh,
                 "listeners": [{"portMapping": {"port": service.port, "protocol": "http"}}],
                 "serviceDiscovery": {"dns": {"hostName": format!("{host}.{}", canary.metadata.namespace)}},
             });
-            if !service.backends.is_empty() {
-                spec["backends"] = service
-                    .backends
-                    .iter()
-                    .map(|name| json!({"virtualService": {"virtualServiceName": name}}))
-                    .collect();
-            }
-            if let Some(logging) = logging(canary) {
-                spec["logging"] = logging;
-            }
-            let live = live(&node);
-            writes.extend(route_object::apply_to(
-                request,
-                &node,
-                &spec,
-                &live,
-                &super::NODE,
-            )?);
+            writes.extend(apply_node(request, &node, spec, backend, live)?);
         }
         Ok(writes)
     }
@@ -129,31 +112,15 @@ impl Router for V1Beta1 {
     ) -> Result<Observed, RouteError> {
         let [apex, _] = sides(canary);
         let target = virtual_service(canary, &apex);
-        let reading = live(&target);
-        let object = route_object::readable(&target, &reading)?;
-        Ok(weighted::observed(
-            &target,
-            object,
-            |object| {
-                let routes = weighted::list(object.at("/spec"), "routes");
-                split_of(canary, routes, ("http", |to| &to["virtualNodeName"]))
-            },
-            applied,
-        ))
+        let split = |object: &Object| {
+            let routes = weighted::list(object.at("/spec"), "routes");
+            split_of(canary, routes, ("http", |to| &to["virtualNodeName"]))
+        };
+        weighted::observed(&target, &live(&target), split, applied)
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {
-        let canary = super::annotated(canary);
-        let mut writes = Vec::new();
-        for target in self.objects(&canary).iter().rev() {
-            writes.extend(route_object::give_back_to(
-                &canary,
-                target,
-                &live(target),
-                None,
-            )?);
-        }
-        Ok(writes)
+        give_back_all(self, canary, live)
     }
 }
 
@@ -174,6 +141,10 @@ fn nodes(canary: &Canary) -> [(ObjectRef, String); 3] {
         let node = kinds::APPMESH_VIRTUAL_NODE_V1BETA1.named(&canary.metadata.namespace, &name);
         (node, host)
     })
+}
+
+fn backend(name: &str) -> Value {
+    json!({"virtualService": {"virtualServiceName": name}})
 }
 
 fn virtual_service(canary: &Canary, service: &str) -> ObjectRef {

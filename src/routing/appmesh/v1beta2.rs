@@ -1,11 +1,11 @@
 //! `appmesh:v1beta2`: the second form. Routes stand in a `VirtualRouter` of their own, and nodes find their pods by labels.
 
 use super::{
-    ROUTE, Way, applied, apply_annotated, capabilities_with, logging, milliseconds, refusals,
-    retries, split_of, ways,
+    ROUTE, Way, applied, apply_annotated, apply_node, capabilities_with, give_back_all,
+    milliseconds, refusals, retries, split_of, ways,
 };
 use crate::api::{Canary, CanaryService, IntOrString};
-use crate::object::{Kind, ObjectRef, Write, kinds};
+use crate::object::{Kind, Object, ObjectRef, Write, kinds};
 use crate::routing::{
     Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router, RoutingSettings,
     ServiceField, Split, route_object, weighted,
@@ -83,21 +83,8 @@ impl Router for V1Beta2 {
             if let Some(labels) = pod_labels(request, live, &name, &workload) {
                 spec["podSelector"] = json!({"matchLabels": labels});
             }
-            if !service.backends.is_empty() {
-                spec["backends"] = service.backends.iter().map(|name| backend(name)).collect();
-            }
-            if let Some(logging) = logging(canary) {
-                spec["logging"] = logging;
-            }
             let target = NODE.named(namespace, &name);
-            let reading = live(&target);
-            writes.extend(route_object::apply_to(
-                request,
-                &target,
-                &spec,
-                &reading,
-                &super::NODE,
-            )?);
+            writes.extend(apply_node(request, &target, spec, backend, live)?);
         }
         Ok(writes)
     }
@@ -149,35 +136,16 @@ impl Router for V1Beta2 {
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
         let target = route_object::route_of(canary, &ROUTER);
-        let reading = live(&target);
-        let object = route_object::readable(&target, &reading)?;
-        Ok(weighted::observed(
-            &target,
-            object,
-            |object| {
-                let routes = weighted::list(object.at("/spec"), "routes");
-                split_of(
-                    canary,
-                    routes,
-                    ("httpRoute", |to| &to["virtualNodeRef"]["name"]),
-                )
-            },
-            applied,
-        ))
+        let split = |object: &Object| {
+            let routes = weighted::list(object.at("/spec"), "routes");
+            let name: fn(&Value) -> &Value = |to| &to["virtualNodeRef"]["name"];
+            split_of(canary, routes, ("httpRoute", name))
+        };
+        weighted::observed(&target, &live(&target), split, applied)
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {
-        let canary = super::annotated(canary);
-        let mut writes = Vec::new();
-        for target in self.objects(&canary).iter().rev() {
-            writes.extend(route_object::give_back_to(
-                &canary,
-                target,
-                &live(target),
-                None,
-            )?);
-        }
-        Ok(writes)
+        give_back_all(self, canary, live)
     }
 }
 
