@@ -1,5 +1,5 @@
-//! Asks what decisions need to know: metrics queries and webhooks, concurrently, each with its own deadline; and keeps the time of short
-//! waits. A question is asked once; its answer is kept for the passes to come, until newer answers of the same canary push it out or the canary goes.
+//! Asks what decisions need to know: metrics queries and webhooks, concurrently, each with its own deadline. A question is asked once;
+//! its answer is kept for the passes to come, until newer answers of the same canary push it out or the canary goes.
 
 use super::client::KubeApi;
 use super::queue::{CanaryKey, Queue};
@@ -127,10 +127,6 @@ impl Asker {
                     .unwrap_or_else(|_| Err("the API server did not answer in time".to_owned()));
                 tracing::debug!(%canary, ?failures, "pods listed");
                 Some(Finding::Pods(failures))
-            }
-            Request::Time(time) => {
-                tokio::time::sleep(time).await;
-                Some(Finding::Time)
             }
             Request::Hook(call) => {
                 let _permit = self.calls.acquire().await.ok()?;

@@ -1,4 +1,4 @@
-//! What a decision needs to know from outside: measurements, the answers of hooks, why pods don't run, and that time has passed. A need has a key that is the same in every
+//! What a decision needs to know from outside: measurements, the answers of hooks, and why pods don't run. A need has a key that is the same in every
 //! pass of the same check, so that a question is asked once and its answer finds its place.
 
 use super::snapshot::ListRef;
@@ -31,8 +31,6 @@ pub enum Request {
     Probe(Box<MetricQuery>),
     /// Why the pods of one side don't run: one list of at most [`crate::workload::pods::MOST_PODS`] of them.
     Pods(Box<ListRef>),
-    /// Nothing: so much time, from the moment in which it is asked for.
-    Time(Duration),
 }
 
 /// A call of one webhook of the canary, by chapter 2.8 of Flagger's behaviour.
@@ -84,8 +82,6 @@ pub enum Finding {
     Probe(Result<(), String>),
     /// Of a list of pods; the text says why there was no answer.
     Pods(Result<Vec<PodFailure>, String>),
-    /// The time is over.
-    Time,
 }
 
 /// How a webhook answered.

@@ -1535,10 +1535,7 @@ impl World {
             return;
         }
         one.pending.insert(need.key.clone());
-        let delay = match need.request {
-            Request::Time(time) => i64::try_from(time.as_millis()).unwrap_or(i64::MAX),
-            _ => self.random.pick(&[(8, 60), (3, 700), (1, 6_000)]),
-        };
+        let delay = self.random.pick(&[(8, 60), (3, 700), (1, 6_000)]);
         self.at(delay, Event::Answer(replica, Box::new(need)));
     }
 
@@ -1575,7 +1572,6 @@ impl World {
                 _ => HookAnswer::Passed,
             }),
             Request::Pods(_) => Finding::Pods(Ok(Vec::new())),
-            Request::Time(_) => Finding::Time,
             Request::Probe(_) if silent => Finding::Probe(Err("connection refused".to_owned())),
             Request::Probe(_) => Finding::Probe(Ok(())),
             // The one row that the provider's name stands for is what there is.

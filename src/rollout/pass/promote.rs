@@ -6,20 +6,14 @@ use super::{Pass, clear_wait, split_of, weights};
 use crate::api::{FailurePromotion, Phase, Run};
 use crate::rollout::converge;
 use crate::rollout::decision::{Severity, Tally};
-use crate::rollout::need::{Need, Request};
 use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, Side, View, signed};
 use crate::routing::{Split, Weight};
 use crate::workload::Readiness;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
 /// What a run waits for whose promotion has failed.
 const LAST_WORDS: &str = "the pods to say why they don't run";
-
-/// A drain that is short, and begins so soon after the traffic was led away, is not written to the status: it is over before that would be
-/// of use to anybody.
-const SHORT_DRAIN: SignedDuration = SignedDuration::from_secs(10);
-const SOON: SignedDuration = SignedDuration::from_secs(30);
 
 pub(super) const HELD_TEXT: &str = "Promotion failed; the canary keeps the traffic and the primary gets back the revision that was promoted before. Release a fixed revision, or set the target back to the promoted one.";
 
@@ -370,8 +364,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Weights first, then the route is seen to be applied, then a drain time, only then pods go. Once the route is seen to be applied,
-    /// `next_check_at` says when the drain is over; until then it is empty, and so it stays for a short drain that begins soon: that is
-    /// kept by whoever saw the route applied. Should it be lost with them, the drain begins anew.
+    /// `next_check_at` says when the drain is over; until then it is empty.
     pub(super) fn settled(&mut self, view: &View<'a>, to: Side) -> bool {
         let Some(run) = self.run_ref() else {
             return false;
@@ -396,9 +389,6 @@ impl<'a> Pass<'a> {
                 at <= self.now
             }
             None if applied => {
-                if let Some(over) = self.short_drain(view, from, drain) {
-                    return over;
-                }
                 let (now, at) = (self.now, self.after(drain));
                 self.with_run(|run| {
                     run.drain_from = Some(now);
@@ -413,40 +403,5 @@ impl<'a> Pass<'a> {
                 false
             }
         }
-    }
-
-    /// Whether a drain is over that is not written down; `None` for one that has to be. Whatever is written to the route meanwhile, it begins
-    /// anew.
-    fn short_drain(
-        &mut self,
-        view: &View<'a>,
-        from: Timestamp,
-        drain: SignedDuration,
-    ) -> Option<bool> {
-        if drain > SHORT_DRAIN {
-            return None;
-        }
-        let routes = view.router.objects(self.canary);
-        let versions: Vec<String> = routes
-            .iter()
-            .filter_map(|name| {
-                let reading = self.snapshot.object(name);
-                Some(reading.object()?.resource_version().to_owned())
-            })
-            .collect();
-        let run = self.run_ref()?;
-        let need = Need {
-            key: format!("drain/{}/{from}/{}", run.id, versions.join("/")),
-            request: Request::Time(drain.unsigned_abs()),
-        };
-        if self.snapshot.finding(&need).is_some() {
-            return Some(true);
-        }
-        if self.is_past(Some(from), SOON) {
-            return None;
-        }
-        self.needs.push(need);
-        self.wake_at(self.after(drain));
-        Some(false)
     }
 }

@@ -74,8 +74,6 @@ pub struct Cluster {
     reads: BTreeSet<Want>,
     /// What was answered so far.
     findings: BTreeMap<String, Finding>,
-    /// Since when it is waited for what asks for nothing but time.
-    asked: BTreeMap<String, Timestamp>,
     gateway: bool,
     version: u64,
     wake: Option<Timestamp>,
@@ -119,7 +117,6 @@ impl Cluster {
             status_writes: 0,
             reads: BTreeSet::new(),
             findings: BTreeMap::new(),
-            asked: BTreeMap::new(),
             gateway: true,
             version: 100,
             wake: None,
@@ -336,14 +333,6 @@ spec:
         self.run_until_calm()
     }
 
-    /// Another controller goes on: what was read, answered and waited for is lost.
-    pub fn restart(&mut self) -> &mut Self {
-        self.reads.clear();
-        self.findings.clear();
-        self.asked.clear();
-        self
-    }
-
     /// Lets time go by in which there is no controller.
     pub fn sleep(&mut self, seconds: i64) -> &mut Self {
         self.now += SignedDuration::from_secs(seconds);
@@ -409,7 +398,7 @@ spec:
             let open: Vec<Need> = decision
                 .needs
                 .into_iter()
-                .filter(|need| !self.findings.contains_key(&need.key) && self.is_over(need))
+                .filter(|need| !self.findings.contains_key(&need.key))
                 .collect();
             for need in &open {
                 let answer = self.answer(need);
@@ -418,15 +407,6 @@ spec:
             return changed || !open.is_empty();
         }
         panic!("a decision that never has all it wants to know");
-    }
-
-    /// Whether the time that a need asks for has passed; that of others has.
-    fn is_over(&mut self, need: &Need) -> bool {
-        let Request::Time(time) = need.request else {
-            return true;
-        };
-        let asked = *self.asked.entry(need.key.clone()).or_insert(self.now);
-        self.now >= asked + SignedDuration::try_from(time).unwrap()
     }
 
     fn note_sampled(&mut self, metrics: &[MetricQuery]) {
@@ -526,7 +506,6 @@ spec:
                 let said = self.reasons.get(&list.labels["app"]);
                 Finding::Pods(Ok(said.cloned().unwrap_or_default()))
             }
-            Request::Time(_) => Finding::Time,
             Request::Hook(call) => {
                 self.called
                     .push((call.name.clone(), call.payload.phase.clone()));

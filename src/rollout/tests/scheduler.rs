@@ -148,51 +148,6 @@ fn without_a_router_a_rollout_is_blue_green_and_routes_nothing() {
     assert_eq!(cluster.replicas("podinfo"), 0);
 }
 
-/// Each status write is a request, and its transition an event: what a rollout costs is known before it is measured.
-#[test]
-fn a_rollout_writes_its_status_once_for_each_transition() {
-    let steps = "{interval: 10s, threshold: 2, stepWeight: 20, maxWeight: 100";
-    // New revision, five steps, promotion, all traffic back, done.
-    for (drain, expected) in [("2s", 9), ("10s", 9), ("11s", 10)] {
-        let mut cluster = initialised(&format!("{steps}, drain: {drain}}}"));
-        cluster.status_writes = 0;
-        cluster.deploy("podinfo:2").run_until(Phase::Succeeded);
-        cluster.advance(600);
-        assert_eq!(cluster.status_writes, expected, "drain {drain}");
-    }
-}
-
-/// What is known of a drain that is not written down is lost with the controller.
-#[test]
-fn a_short_drain_begins_anew_where_nobody_knows_of_it() {
-    let mut cluster = initialised("{interval: 10s, threshold: 2, stepWeight: 50, drain: 8s}");
-    cluster.deploy("podinfo:2").run_until(Phase::Finalising);
-    cluster.run_until_calm();
-    cluster.advance(7);
-    assert!(cluster.replicas("podinfo") > 0, "it drains");
-    cluster.restart();
-    cluster.advance(7);
-    assert!(cluster.replicas("podinfo") > 0, "it drains anew");
-    cluster.advance(1);
-    assert_eq!(cluster.replicas("podinfo"), 0);
-    assert_eq!(cluster.phase(), Phase::Succeeded);
-}
-
-/// A controller that is restarted again and again does not let it begin anew for ever.
-#[test]
-fn a_short_drain_that_begins_late_is_written_down() {
-    let mut cluster = initialised("{interval: 10s, threshold: 2, stepWeight: 50, drain: 8s}");
-    cluster.deploy("podinfo:2").run_until(Phase::Finalising);
-    cluster.run_until_calm();
-    for _ in 0..6 {
-        cluster.restart();
-        cluster.advance(6);
-    }
-    cluster.restart();
-    cluster.advance(6);
-    assert_eq!(cluster.phase(), Phase::Succeeded);
-}
-
 /// The order of 8.2. The three events about metric providers and about a primary that is not ready yet are not told: the first
 /// repeats what a healthy system always says, the second what `kubectl rollout status` says better, and both are in the conditions
 /// while they hold. `Promotion completed!` comes before the post-rollout hooks, since it is true before they are called.
