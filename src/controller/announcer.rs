@@ -25,8 +25,6 @@ const CALLS: usize = 64;
 const ATTEMPTS: usize = 3;
 /// Longest message of an event, a limit of the API.
 const LONGEST_MESSAGE: usize = 1024;
-/// Reasons of what leads up to the step, or the promotion, that follows from it.
-const LEADING_UP: [&str; 2] = ["AnalysisStarted", "HookPassed"];
 /// Time for the global webhook, which has no retries.
 const GLOBAL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -88,13 +86,11 @@ impl Announcer {
     pub fn tell(&self, canary: &Canary, announcements: &[Announcement]) {
         for announcement in announcements {
             log(canary, announcement);
-        }
-        for announcement in joined(announcements) {
             self.event(
                 &canary.metadata.namespace,
                 &canary.metadata.name,
                 canary.metadata.uid.as_deref(),
-                &announcement,
+                announcement,
             );
         }
         self.call_hooks(canary, announcements);
@@ -204,30 +200,6 @@ impl Announcer {
     }
 }
 
-/// What is told by events: what only leads up to the next thing that is told with it has no event of its own, since each is a request. Event
-/// hooks and the log have them one by one.
-fn joined(announcements: &[Announcement]) -> Vec<Announcement> {
-    let mut joined: Vec<Announcement> = Vec::with_capacity(announcements.len());
-    for announcement in announcements {
-        match joined.last_mut() {
-            Some(last)
-                if LEADING_UP.contains(&last.reason)
-                    && last.severity == announcement.severity
-                    && last.message.chars().count() + announcement.message.chars().count() + 2
-                        <= LONGEST_MESSAGE =>
-            {
-                let message = format!("{}; {}", last.message, announcement.message);
-                *last = Announcement {
-                    message,
-                    ..announcement.clone()
-                };
-            }
-            _ => joined.push(announcement.clone()),
-        }
-    }
-    joined
-}
-
 /// Flagger's payload of an event hook: its own three keys can't be overridden by the hook's metadata.
 fn payload(canary: &Canary, announcement: &Announcement, target: &Target, at: i64) -> HookPayload {
     let mut metadata = target.metadata.clone();
@@ -291,67 +263,5 @@ async fn send(api: &KubeApi, event: &EventToSend, telemetry: &Telemetry) {
                 return;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn told(severity: Severity, reason: &'static str, message: &str) -> Announcement {
-        Announcement {
-            severity,
-            reason,
-            message: message.to_owned(),
-            phase: "Progressing".to_owned(),
-            alert: None,
-        }
-    }
-
-    fn events(announcements: &[Announcement]) -> Vec<(&'static str, String)> {
-        joined(announcements)
-            .into_iter()
-            .map(|event| (event.reason, event.message))
-            .collect()
-    }
-
-    #[test]
-    fn what_leads_up_to_a_step_is_told_in_the_event_of_the_step() {
-        let info = |reason, message| told(Severity::Info, reason, message);
-        assert_eq!(
-            events(&[
-                info("AnalysisStarted", "Starting canary analysis for web.shop"),
-                info("HookPassed", "Pre-rollout check smoke passed"),
-                info("Advanced", "Advance web.shop canary weight 20"),
-                info("HookPassed", "Post-rollout check after passed"),
-            ]),
-            [
-                (
-                    "Advanced",
-                    "Starting canary analysis for web.shop; Pre-rollout check smoke passed; Advance web.shop canary weight 20"
-                        .to_owned()
-                ),
-                ("HookPassed", "Post-rollout check after passed".to_owned()),
-            ]
-        );
-    }
-
-    #[test]
-    fn what_went_wrong_and_what_would_be_too_long_have_events_of_their_own() {
-        let long = "x".repeat(LONGEST_MESSAGE);
-        for next in [
-            told(Severity::Warn, "GateClosed", "Halt web.shop advancement"),
-            told(Severity::Info, "Advanced", &long),
-        ] {
-            let first = told(
-                Severity::Info,
-                "HookPassed",
-                "Pre-rollout check smoke passed",
-            );
-            assert_eq!(joined(&[first.clone(), next.clone()]), [first, next]);
-        }
-        let failed = told(Severity::Warn, "CheckFailed", "Halt web.shop advancement");
-        let over = told(Severity::Error, "ThresholdReached", "Rolling back web.shop");
-        assert_eq!(joined(&[failed.clone(), over.clone()]), [failed, over]);
     }
 }
