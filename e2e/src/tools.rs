@@ -582,6 +582,49 @@ pub fn flagger() -> Result<PathBuf> {
     Ok(folder.join("flagger"))
 }
 
+/// What Flagger makes of metric templates, and the texts of Flagger that hold some.
+pub struct FlaggersQueries {
+    /// Renders queries by Flagger's own function.
+    pub render: PathBuf,
+    /// Documentation, charts and end-to-end tests, as far as they are text with a `query`.
+    pub texts: PathBuf,
+}
+
+/// Builds the program that renders as Flagger does, and gathers the texts.
+pub fn flaggers_queries() -> Result<FlaggersQueries> {
+    let pin = Pin::of("flagger", FLAGGER)?;
+    let folder = pin.part("flagger-queries", |out| {
+        let source = pin.source()?;
+        for folder in ["artifacts", "charts", "docs", "kustomize", "test"] {
+            copy_texts(&source.join(folder), &out.join("texts").join(folder))?;
+        }
+        go_build(&pin.folder, &out.join("render"), "", "", &["./render"])
+    })?;
+    Ok(FlaggersQueries {
+        render: folder.join("render"),
+        texts: folder.join("texts"),
+    })
+}
+
+/// Copies the files that mention a `query`, with their folders.
+fn copy_texts(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from)? {
+        let (path, to) = {
+            let entry = entry?;
+            (entry.path(), to.join(entry.file_name()))
+        };
+        if path.is_dir() {
+            copy_texts(&path, &to)?;
+        } else if let Ok(text) = fs::read_to_string(&path)
+            && text.contains("query:")
+        {
+            fs::create_dir_all(to.parent().unwrap_or(&to))?;
+            fs::write(&to, text)?;
+        }
+    }
+    Ok(())
+}
+
 /// Builds what is missing and says where everything is. Safe to run twice at the same time: the second waits.
 pub fn setup() -> Result<Tools> {
     check_machine()?;

@@ -6,6 +6,7 @@ mod availability;
 mod custom_resources;
 mod economy;
 mod examples;
+mod flaggers_queries;
 mod from_flagger;
 mod gates;
 mod gateway_splits;
@@ -81,6 +82,7 @@ const SELDOM: &[&str] = &[
     "api-trouble",
     "contour-by-header",
     "metrics-backends",
+    "flaggers-queries",
 ];
 
 /// Builds something, or finds it built.
@@ -124,6 +126,10 @@ const NEEDS: &[(Build, &[&str])] = &[
     (
         || tools::metrics_backends().map(drop),
         &["metrics-backends"],
+    ),
+    (
+        || tools::flaggers_queries().map(drop),
+        &["flaggers-queries"],
     ),
 ];
 
@@ -516,6 +522,12 @@ pub const ALL: &[Scenario] = &[
         "metrics-backends",
         metrics_backends::run,
         "Prometheus, VictoriaMetrics, Graphite, CloudWatch, Keptn and an external metric are asked for real, and one that turns bad ends a run"
+    ),
+    scenario!(
+        Shared,
+        "flaggers-queries",
+        flaggers_queries::run,
+        "every metric query of Flagger's documentation and tests is rendered as Flagger renders it, byte for byte"
     ),
     scenario!(
         Alone,
