@@ -172,6 +172,18 @@ fn leads_back(view: &View<'_>, status: &CanaryStatus) -> bool {
             .is_some_and(|run| run.diverted && initialising(run))
 }
 
+/// What a route carries that somebody led to the canary after the run was over, where the canary alone answers: undone it would be an
+/// outage.
+fn led_to_the_only_side(view: &View<'_>, status: &CanaryStatus) -> Option<Split> {
+    let over = |run: &Run| Stage::parse(&run.stage) == Some(Stage::PostRollout);
+    let carried = view.route.as_ref().ok()?.split?;
+    (status.run.as_ref().is_none_or(over)
+        && carried.canary > Weight::NONE
+        && view.is_dark(Side::Primary)
+        && view.serves(Side::Canary))
+    .then_some(carried)
+}
+
 fn fill(
     view: &View<'_>,
     status: &CanaryStatus,
@@ -253,7 +265,17 @@ fn fill(
         plan.writes.extend(service(apex)?);
     }
     if let Some(split) = intent.split {
-        route_writes(view, status, split, plan)?;
+        if let Some(carried) = led_to_the_only_side(view, status) {
+            plan.problem = Some((
+                "PrimaryNotServing",
+                format!(
+                    "the primary has no ready endpoints, so the route stays as it is: {} % for the canary",
+                    carried.canary.percent()
+                ),
+            ));
+        } else {
+            route_writes(view, status, split, plan)?;
+        }
     }
     plan.writes.extend(later);
     // The only copy that may still answer stays awake.

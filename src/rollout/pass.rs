@@ -124,8 +124,13 @@ impl Pass<'_> {
             self.drain_anew();
         }
         self.wake_at(plan.wake);
-        if let Some((reason, message)) = plan.problem {
-            self.remarks.stalled.get_or_insert((reason, message));
+        if let Some((reason, message)) = plan.problem
+            && self.remarks.stalled.is_none()
+        {
+            if self.remarks.refused.is_none() && !self.was_blocked_by(reason, Some(&message)) {
+                self.tell_of_trouble(reason, &message);
+            }
+            self.remarks.stalled = Some((reason, message));
         }
         plan.writes
     }

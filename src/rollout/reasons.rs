@@ -5,7 +5,7 @@
 pub type Reason = (&'static str, &'static str);
 
 /// Reasons of conditions, beside the phases.
-pub const OF_CONDITIONS: [Reason; 27] = [
+pub const OF_CONDITIONS: [Reason; 28] = [
     ("Accepted", "the spec can be carried out"),
     ("NotStalled", "work goes on by itself, or there is none"),
     (
@@ -45,6 +45,10 @@ pub const OF_CONDITIONS: [Reason; 27] = [
     (
         "PrimaryNotReady",
         "the first primary did not become ready; the user's workload serves on",
+    ),
+    (
+        "PrimaryNotServing",
+        "the primary has no ready endpoints, and somebody led requests to the canary, which has: the route is left until the primary is back",
     ),
     (
         "ProviderNotSupported",

@@ -212,6 +212,16 @@ spec:
     }
 
     /// What the API server makes of the writes.
+    /// Somebody sets the weights of the route.
+    pub fn steer(&mut self, primary: i64, canary: i64) -> &mut Self {
+        self.edit(&route(), |route| {
+            let backends = &mut route["spec"]["rules"][0]["backendRefs"];
+            for (position, weight) in [(0, primary), (1, canary)] {
+                backends[position]["weight"] = json!(weight);
+            }
+        })
+    }
+
     /// What is written to this object is refused; false lets it be written again.
     pub fn deny(&mut self, name: ObjectRef, denied: bool) -> &mut Self {
         if denied {

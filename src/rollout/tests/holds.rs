@@ -384,6 +384,32 @@ fn a_step_that_the_route_does_not_carry_is_not_judged() {
     assert_eq!(cluster.split(), Some((60, 40)));
 }
 
+/// Found by simulation: a person leads requests to the only side that answers, and was undone.
+#[test]
+fn a_hand_that_leads_to_the_only_side_that_answers_is_left_until_the_primary_is_back() {
+    let mut cluster = failed();
+    cluster
+        .endpoints("podinfo-primary", 0)
+        .endpoints("podinfo-canary", 2)
+        .steer(60, 40)
+        .run_until_calm();
+    assert_eq!(cluster.split(), Some((60, 40)));
+    let said =
+        "the primary has no ready endpoints, so the route stays as it is: 40 % for the canary";
+    assert_eq!(
+        cluster.condition(condition_type::READY),
+        (
+            ConditionStatus::False,
+            "PrimaryNotServing".to_owned(),
+            said.to_owned()
+        )
+    );
+    assert_eq!(cluster.times_told(said), 1);
+    cluster.endpoints("podinfo-primary", 2).run_until_calm();
+    assert_eq!(cluster.split(), Some((100, 0)));
+    assert!(cluster.condition(condition_type::READY).2 != said);
+}
+
 /// What can't be written for as long as a rollout may take ends the run where it is safe.
 #[test]
 fn a_route_that_can_never_be_written_ends_the_run() {
@@ -407,12 +433,7 @@ fn a_way_back_that_never_reached_the_route_waits_for_the_primary() {
     assert_eq!(cluster.status().run.unwrap().stage, "RollingBack");
     cluster
         .pods("podinfo-primary", Pods::Dead)
-        .edit(&route(), |route| {
-            let backends = &mut route["spec"]["rules"][0]["backendRefs"];
-            for (position, weight) in [(0, 80), (1, 20)] {
-                backends[position]["weight"] = json!(weight);
-            }
-        })
+        .steer(80, 20)
         .run_until_calm();
     assert_eq!(cluster.split(), Some((80, 20)), "it stays as it is");
     assert_eq!(cluster.status().canary_weight, 20);
