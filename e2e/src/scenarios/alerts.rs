@@ -35,13 +35,13 @@ struct Desk {
 
 /// Receivers by the first part of their path.
 #[derive(Clone, Default)]
-struct Receivers {
+pub(super) struct Receivers {
     desk: Arc<Mutex<Desk>>,
-    address: String,
+    pub(super) address: String,
 }
 
 impl Receivers {
-    async fn start() -> Result<Self> {
+    pub(super) async fn start() -> Result<Self> {
         let desk = Arc::<Mutex<Desk>>::default();
         let router = Router::new()
             .route("/{receiver}", post(take))
@@ -66,7 +66,7 @@ impl Receivers {
     }
 
     /// The texts that the chat got, oldest first.
-    fn chat(&self) -> Vec<String> {
+    pub(super) fn chat(&self) -> Vec<String> {
         self.of("chat")
             .iter()
             .map(|one| text(&one.body["attachments"][0]["text"]))

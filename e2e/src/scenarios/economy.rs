@@ -6,20 +6,25 @@ use futures::StreamExt;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::json;
 
+use super::alerts::Receivers;
 use super::shop::{self, PATIENCE, Plan, Shop};
 use crate::bed::Bed;
 use crate::bed::audit::Audit;
+
+/// Requests of a rollout of five steps. An alert that is told at the end of it has one write more, since no other comes after it.
+pub const BUDGET: usize = 30;
 
 /// Serin's own requests but for watches and the lease.
 pub fn work(audit: &Audit) -> Audit {
     audit.of_user("serin").work()
 }
 
-/// An idle canary makes no request in a minute; a failed one neither; a rollout of five steps makes at most 30.
+/// An idle canary makes no request in a minute; a failed one neither; a rollout of five steps keeps to its budget, with alerts and without.
 pub async fn api_budget(bed: &Bed) -> Result<()> {
     shop::serin(bed).await?;
     let plan = Plan {
-        analysis: json!({"threshold": 2, "stepWeight": 20, "maxWeight": 100}),
+        // Long enough for data of each step: a round without any is one write more.
+        analysis: json!({"interval": "6s", "threshold": 2, "stepWeight": 20, "maxWeight": 100}),
         rate: 50.0,
         ..Plan::default()
     };
@@ -33,15 +38,36 @@ pub async fn api_budget(bed: &Bed) -> Result<()> {
         "an idle canary makes no request, but:\n{idle}"
     );
 
-    let mark = bed.audit_mark()?;
-    shop.release("1.1.0").await?;
-    shop.wait_phase("Succeeded").await?;
-    settle(bed).await?;
-    let rollout = work(&bed.audit_since(mark)?);
+    let rollout = cost(bed, &shop, "1.1.0").await?;
     println!("        a rollout of five steps:\n{rollout}");
     ensure!(
-        rollout.requests.len() <= 30,
-        "a rollout of five steps makes 30 requests at most, but:\n{rollout}"
+        rollout.requests.len() <= BUDGET,
+        "a rollout of five steps makes {BUDGET} requests at most, but:\n{rollout}"
+    );
+
+    let receivers = Receivers::start().await?;
+    shop.apply_json(&json!({
+        "apiVersion": "flagger.app/v1beta1", "kind": "AlertProvider", "metadata": {"name": "chat"},
+        "spec": {"type": "slack", "channel": "shop", "address": format!("{}/chat", receivers.address)},
+    }))
+    .await?;
+    let alerts = json!([{"name": "all", "severity": "info", "providerRef": {"name": "chat"}}]);
+    shop.namespace
+        .patch(
+            "flagger.app/v1beta1",
+            "Canary",
+            "app",
+            &json!({"spec": {"analysis": {"alerts": alerts}}}),
+        )
+        .await?;
+    settle(bed).await?;
+    let rollout = cost(bed, &shop, "1.1.1").await?;
+    println!("        the same with alerts:\n{rollout}");
+    let told = receivers.chat();
+    ensure!(
+        told.len() == 2 && rollout.requests.len() <= BUDGET + 1,
+        "with two alerts a rollout makes {} requests at most, but with {told:?}:\n{rollout}",
+        BUDGET + 1
     );
 
     shop.release_with("1.2.0", &[("ERROR_RATE", "0.5")]).await?;
@@ -55,6 +81,16 @@ pub async fn api_budget(bed: &Bed) -> Result<()> {
         "a failed canary makes no request, but:\n{failed}"
     );
     Ok(())
+}
+
+/// The requests of a release, from its start until all is quiet.
+async fn cost(bed: &Bed, shop: &Shop<'_>, version: &str) -> Result<Audit> {
+    let mark = bed.audit_mark()?;
+    shop.release(version).await?;
+    shop.wait_phase("Progressing").await?;
+    shop.wait_phase("Succeeded").await?;
+    settle(bed).await?;
+    Ok(work(&bed.audit_since(mark)?))
 }
 
 /// Waits until Serin made no request for three seconds.

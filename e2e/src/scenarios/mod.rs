@@ -18,9 +18,11 @@ mod loadtester;
 mod metrics_backends;
 mod own_route;
 mod rollouts;
+mod router_budget;
 mod serin_starts;
 pub mod shop;
 mod strategies;
+mod turns;
 mod tutorial;
 mod without_plane;
 mod workloads;
@@ -83,6 +85,7 @@ const SELDOM: &[&str] = &[
     "contour-by-header",
     "metrics-backends",
     "flaggers-queries",
+    "router-budget",
 ];
 
 /// Builds something, or finds it built.
@@ -101,6 +104,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "examples",
             "contour-release",
             "contour-by-header",
+            "router-budget",
         ],
     ),
     (
@@ -110,6 +114,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "traefik-release",
             "nginx-release",
             "nginx-by-header",
+            "router-budget",
         ],
     ),
     (
@@ -121,6 +126,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "istio-mirrored",
             "istio-regulars",
             "istio-tcp",
+            "router-budget",
         ],
     ),
     (
@@ -551,7 +557,19 @@ pub const ALL: &[Scenario] = &[
         Alone,
         "api-budget",
         economy::api_budget,
-        "an idle canary makes no request, a rollout of five steps at most 30"
+        "an idle canary makes no request, a rollout of five steps at most 30, with alerts 31"
+    ),
+    scenario!(
+        Alone,
+        "router-budget",
+        router_budget::run,
+        "behind each router a rollout of five steps keeps to that budget, and each step to three requests"
+    ),
+    scenario!(
+        Alone,
+        "max-runs",
+        turns::run,
+        "of more releases than may run at once the others wait in their order, through a killed controller; all are promoted"
     ),
     scenario!(
         Alone,
