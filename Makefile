@@ -20,7 +20,7 @@ SIMULATION = $(CARGO) run $(LOCKED) --quiet --profile simulation -p serin-simula
 MDBOOK := 0.5.4
 heading = @printf '\n== %s\n' '$(1)'
 
-.PHONY: help demo demo-cluster test e2e unit fmt fmt-check lint crds chart docs docs-reference image image-check bench sim mutants fuzz setup up down build clean tools-rust tools-bed
+.PHONY: help demo demo-cluster test e2e unit fmt fmt-check lint crds chart docs docs-reference image image-check bench crowd sim mutants fuzz setup up down build clean tools-rust tools-bed
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -54,6 +54,10 @@ e2e: build ## Runs the scenarios on a real control plane with real traffic (ARGS
 bench: build ## Counts the API requests and measures the time that rollouts cost
 	$(call heading,benchmarks)
 	$(E2E) bench $(ARGS)
+
+crowd: build ## Rolls many canaries at once under load and accounts for every request (ARGS="--requests 1000000 --rate 700")
+	$(call heading,a crowd)
+	$(E2E) crowd $(ARGS)
 
 sim: tools-rust ## Runs simulated histories (N=20000 SEED=1) in an optimised build
 	$(call heading,simulation)

@@ -166,7 +166,7 @@ pub async fn run_inside(arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// The release build of the controller where there is one, and what to call the one that is taken.
-fn controller() -> Result<(PathBuf, &'static str)> {
+pub(crate) fn controller() -> Result<(PathBuf, &'static str)> {
     let own = beside("serin")?;
     let release = own
         .parent()
@@ -179,7 +179,7 @@ fn controller() -> Result<(PathBuf, &'static str)> {
     })
 }
 
-fn table(rows: &[(&str, String)]) {
+pub(crate) fn table(rows: &[(&str, String)]) {
     println!();
     for (name, value) in rows {
         println!("{name:<28}{value}");
@@ -187,7 +187,7 @@ fn table(rows: &[(&str, String)]) {
 }
 
 /// Every Canary of the cluster.
-fn canaries(bed: &Bed) -> Api<DynamicObject> {
+pub(crate) fn canaries(bed: &Bed) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("flagger.app", "v1beta1", "Canary");
     let resource = ApiResource::from_gvk_with_plural(&kind, "canaries");
     Api::all_with(bed.client(), &resource)
@@ -291,17 +291,17 @@ async fn rest(bed: &Bed) -> Result<()> {
 }
 
 /// What a process has used so far.
-struct Use {
+pub(crate) struct Use {
     /// MiB in memory now.
-    resident: f64,
+    pub resident: f64,
     /// MiB in memory at most.
-    highest: f64,
+    pub highest: f64,
     /// Seconds of CPU time.
-    cpu: f64,
+    pub cpu: f64,
 }
 
 impl Use {
-    fn of(process: &Process) -> Result<Self> {
+    pub fn of(process: &Process) -> Result<Self> {
         let folder = PathBuf::from(format!("/proc/{}", process.id()));
         let status = std::fs::read_to_string(folder.join("status"))?;
         let stat = std::fs::read_to_string(folder.join("stat"))?;

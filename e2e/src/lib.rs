@@ -1,6 +1,7 @@
 //! The test bed: a real cluster on one machine without containers, and the scenarios that judge Serin on it.
 pub mod bed;
 pub mod bench;
+pub mod crowd;
 pub mod demo;
 pub mod demo_app;
 pub mod kubelet;

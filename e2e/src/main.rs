@@ -2,7 +2,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use serin_e2e::{bench, demo, demo_app, kubelet, load, runner, standing, tools};
+use serin_e2e::{bench, crowd, demo, demo_app, kubelet, load, runner, standing, tools};
 
 /// A real cluster on one machine, and what is judged on it.
 #[derive(Parser)]
@@ -29,6 +29,8 @@ enum Command {
     Demo,
     /// What many canaries at rest cost in time, memory, CPU and requests
     Bench(bench::Arguments),
+    /// Many canaries that roll at the same time, again and again, with visitors through two planes
+    Crowd(crowd::Arguments),
     /// The program behind the demo pods: serves its version, metrics, and the faults its environment asks for
     DemoApp(demo_app::Arguments),
     /// Open-loop load with an account of every request
@@ -40,6 +42,8 @@ enum Command {
     Stand(standing::Name),
     #[command(hide = true)]
     BenchInside(bench::Arguments),
+    #[command(hide = true)]
+    CrowdInside(crowd::Arguments),
     #[command(hide = true)]
     DemoInside,
     #[command(hide = true)]
@@ -69,6 +73,8 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Demo => runtime.block_on(demo::run()),
         Command::Bench(arguments) => runtime.block_on(bench::run(arguments)),
         Command::BenchInside(arguments) => runtime.block_on(bench::run_inside(arguments)),
+        Command::Crowd(arguments) => runtime.block_on(crowd::run(arguments)),
+        Command::CrowdInside(arguments) => runtime.block_on(crowd::run_inside(arguments)),
         Command::DemoInside => runtime.block_on(demo::run_inside()),
         Command::DemoApp(arguments) => runtime.block_on(demo_app::run(&arguments)).map(done),
         Command::Load(arguments) => runtime.block_on(load::run(arguments)).map(done),
