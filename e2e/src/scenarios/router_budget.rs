@@ -2,7 +2,7 @@
 //! no plane here: their objects are real, nobody acts on them. Those that tell whether a route is applied have theirs.
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
@@ -19,6 +19,8 @@ const SIDE_BY_SIDE: usize = 4;
 /// Steps of a rollout, and what one of them may cost: its status, its event, its route.
 const STEPS: usize = 5;
 const OF_A_STEP: usize = 3;
+/// Steps between the first and the last.
+const BETWEEN: usize = STEPS - 2;
 /// Without a request for so long, a canary is at rest.
 const REST: Duration = Duration::from_secs(3);
 
@@ -170,7 +172,7 @@ fn definition(group: &str, version: &str, kind: &str, plural: &str) -> Value {
 struct Cost {
     provider: &'static str,
     all: Audit,
-    /// Requests of all steps but the last, which ends with the analysis.
+    /// Requests of the steps between the first, which tells of the analysis too, and the last, which ends with it.
     of_steps: usize,
 }
 
@@ -187,7 +189,7 @@ impl Cost {
         format!(
             "| {} | {all} | {} | {events} | {status} | {} | {workloads} |",
             self.provider,
-            self.of_steps as f64 / (STEPS - 1) as f64,
+            self.of_steps as f64 / BETWEEN as f64,
             all - events - status - workloads,
         )
     }
@@ -228,7 +230,7 @@ pub async fn run(bed: &Bed) -> Result<()> {
         // A route of the user's own is given back at the end.
         let budget = BUDGET + usize::from(provider == OWN_ROUTE);
         ensure!(
-            all <= budget && cost.of_steps <= OF_A_STEP * (STEPS - 1),
+            all <= budget && cost.of_steps <= OF_A_STEP * BETWEEN,
             "a rollout behind {provider} may make {budget} requests, each step {OF_A_STEP}, but:\n{}",
             cost.all
         );
@@ -270,12 +272,11 @@ async fn rollout(bed: &Bed, router: &Router) -> Result<Cost> {
         .filter(|request| request.resource == "canaries/status")
         .map(|request| request.at)
         .collect();
-    // The first is the new revision, the others are one step each.
-    let steps = transitions
-        .get(1..=STEPS)
-        .with_context(|| format!("fewer status writes than steps:\n{all}"))?;
-    let (first, last) = (steps[0], steps[STEPS - 1]);
-    let of_steps = all.count(|request| request.at >= first && request.at < last);
+    // One for the new revision, then one for each step.
+    let (Some(first), Some(last)) = (transitions.get(2), transitions.get(STEPS)) else {
+        bail!("fewer status writes than steps:\n{all}");
+    };
+    let of_steps = all.count(|request| request.at >= *first && request.at < *last);
     Ok(Cost {
         provider: router.provider,
         all,
