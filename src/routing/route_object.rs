@@ -198,24 +198,6 @@ pub struct Manner {
     pub keep: fn(canary: &Canary, desired: &mut Value, live: &Value),
 }
 
-/// The apply that makes the route named like the apex Service say `spec`, or nothing where it does; see [`apply_to`].
-pub fn apply(
-    request: &RouteRequest<'_>,
-    kind: &Kind,
-    spec: &Value,
-    live: &Reading,
-    says: fn(live: &Value, desired: &Value) -> bool,
-    lead_back: fn(canary: &Canary, spec: &Value) -> Value,
-) -> Result<Option<Write>, RouteError> {
-    let manner = Manner {
-        says,
-        lead_back,
-        keep: |_, _, _| (),
-    };
-    let target = route_of(request.canary, kind);
-    apply_to(request, &target, spec, live, &manner)
-}
-
 /// The apply that makes an object say `spec`, or nothing where it does. A route of the user is taken over and what it said is kept in
 /// [`ORIGINAL_ANNOTATION`]; it gets no owner, since what the user made must not be collected with the canary.
 pub fn apply_to(

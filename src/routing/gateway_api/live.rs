@@ -58,6 +58,21 @@ pub fn says(live: &Value, desired: &Value) -> bool {
     }
 }
 
+/// Adds to the desired rules the names that somebody gave to the live ones with the same matches: policies hold on to a rule by its name.
+pub fn keep(_: &Canary, desired: &mut Value, live: &Value) {
+    let mut named: Vec<&Value> = list(live, "rules")
+        .iter()
+        .filter(|rule| !rule["name"].is_null())
+        .collect();
+    for rule in desired["rules"].as_array_mut().into_iter().flatten() {
+        let same = |found: &&Value| says(&found["matches"], &rule["matches"]);
+        // Each name once: the API refuses it twice in a route.
+        if let Some(position) = named.iter().position(same) {
+            rule["name"] = named.remove(position)["name"].clone();
+        }
+    }
+}
+
 /// The split, the acceptance and the last foreign writer of a route.
 pub fn observed(canary: &Canary, target: &ObjectRef, route: Option<&Object>) -> Observed {
     let Some(route) = route else {

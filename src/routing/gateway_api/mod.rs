@@ -1,6 +1,6 @@
 //! Providers `gatewayapi:v1` and `gatewayapi:v1beta1`: one `HTTPRoute`, or a `GRPCRoute` where the canary asks for it, named like the apex Service, that holds everything: parents,
 //! host names, matches, filters, weights and the rules of session affinity. It is written whole, by server-side apply, and only when
-//! it says something else.
+//! it says something else; a name that somebody gave to a rule stays.
 //!
 //! ```text
 //! rules ── spec for a split        matches ── Istio's conditions in the Gateway API's terms        affinity ── cookies
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::api::{Canary, CanaryService, RouteKind};
 use crate::object::{Kind, ObjectRef, Write, kinds};
+use route_object::Manner;
 
 /// Where the two versions of the API differ.
 #[derive(Debug)]
@@ -82,6 +83,12 @@ static V1_GRPC: Flavour = Flavour {
         ServiceField::Headers,
         ServiceField::Mirror,
     ],
+};
+
+const ROUTE: Manner = Manner {
+    says: live::says,
+    lead_back: rules::lead_back,
+    keep: live::keep,
 };
 
 const GATEWAY_REFS_EXPECTED: &str = "a route needs at least one parent: name the Gateway, for example \
@@ -191,15 +198,8 @@ impl Router for Flavour {
     ) -> Result<Vec<Write>, RouteError> {
         let flavour = self.of(request.canary);
         let spec = rules::spec(flavour, request)?;
-        let reading = live(&route_object::route_of(request.canary, &flavour.kind));
-        let write = route_object::apply(
-            request,
-            &flavour.kind,
-            &spec,
-            &reading,
-            live::says,
-            rules::lead_back,
-        )?;
+        let target = route_object::route_of(request.canary, &flavour.kind);
+        let write = route_object::apply_to(request, &target, &spec, &live(&target), &ROUTE)?;
         Ok(write.into_iter().collect())
     }
 

@@ -177,6 +177,55 @@ fn foreign_annotations_and_labels_are_neither_owned_nor_drift() {
 }
 
 #[test]
+fn given_a_rule_that_somebody_named_then_it_keeps_its_name_through_a_run() {
+    for (routes, kind) in [(&V1, None), (&V1BETA1, None), (&V1, Some("GRPCRoute"))] {
+        let mut canary = canary(PLAIN);
+        canary.spec.service.as_mut().unwrap().route_kind =
+            kind.map(|_| crate::api::RouteKind::Grpc);
+        let split = |percent| Split {
+            canary: Weight::clamped(percent),
+            mirrored: false,
+        };
+        let write = |percent: i64, live: &dyn Fn(&ObjectRef) -> Reading| {
+            routes
+                .desired(&request(&canary, split(percent)), &live)
+                .unwrap()
+        };
+        let mut route = stored(&write(10, &absent)[0]);
+        route.value_mut()["spec"]["rules"][0]["name"] = json!("main");
+        assert_eq!(write(10, &present(route.clone())), [], "a name is no drift");
+        let step = write(20, &present(route));
+        let rule = stored(&step[0]).at("/spec/rules/0").clone();
+        assert_eq!(
+            (&rule["name"], &rule["backendRefs"][1]["weight"]),
+            (&json!("main"), &json!(20)),
+            "{rule}"
+        );
+    }
+}
+
+#[test]
+fn given_several_rules_then_each_keeps_its_own_name_and_a_new_one_has_none() {
+    let canary = canary(&PLAIN.replace(
+        "maxWeight: 50, stepWeight: 10",
+        "iterations: 5, match: [{headers: {x-canary: {exact: insider}}}]",
+    ));
+    let mut route = live(&canary, Split::PRIMARY);
+    route.value_mut()["spec"]["rules"][1]["name"] = json!("everybody");
+    let all = Split {
+        canary: Weight::ALL,
+        mirrored: false,
+    };
+    let step = V1.desired(&request(&canary, all), &present(route)).unwrap();
+    let rules = stored(&step[0]).at("/spec/rules").clone();
+    assert_eq!(
+        (&rules[0]["name"], &rules[1]["name"]),
+        (&Value::Null, &json!("everybody")),
+        "{rules}"
+    );
+}
+
+#[test]
 fn given_a_route_of_another_controller_then_it_is_left_alone_and_named() {
     let canary = canary(PLAIN);
     let mut route = live(&canary, Split::PRIMARY);
