@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-pub use serin::demo::app::VERSION_HEADER;
 use serin::demo::app::{self, App, Behaviour, parse_rate};
+pub use serin::demo::app::{GRPC, GRPC_EMPTY, GRPC_STATUS, VERSION_HEADER};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;

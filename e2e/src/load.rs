@@ -12,18 +12,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{COOKIE, HOST, HeaderName, HeaderValue, SET_COOKIE};
-use hyper::{Request, Response, Uri};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::{http1, http2};
+use hyper::header::{
+    CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, TE,
+};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::demo_app::VERSION_HEADER;
+use crate::demo_app::{GRPC, GRPC_EMPTY, GRPC_STATUS, VERSION_HEADER};
 
 /// How long an idle connection may wait for its next request.
 pub const FRESH: Duration = Duration::from_secs(3);
@@ -52,6 +54,8 @@ pub struct LoadPlan {
     pub rate: f64,
     /// Sent with every request.
     pub headers: Vec<(String, String)>,
+    /// Whether each request is a call of gRPC without content, over HTTP/2 without TLS; the path of the URL is its method.
+    pub grpc: bool,
     /// Virtual users; they take turns, request by request.
     pub users: usize,
     /// Whether each user keeps the cookies it is given.
@@ -71,6 +75,7 @@ impl LoadPlan {
             host: host.map(str::to_owned),
             rate,
             headers: Vec::new(),
+            grpc: false,
             users: 1,
             cookies: false,
             groups: Vec::new(),
@@ -154,8 +159,59 @@ impl Account {
     }
 }
 
+/// The sending end of a connection, which carries one request at a time.
+enum Connection {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Connection {
+    async fn open(address: &str, grpc: bool) -> Result<Self, TransportError> {
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(|e| transport_error(&e))?;
+        stream.set_nodelay(true).map_err(|e| transport_error(&e))?;
+        let stream = TokioIo::new(stream);
+        // A connection's errors reach the request that is on it; an idle connection's end is no error.
+        Ok(if grpc {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), stream)
+                .await
+                .map_err(|e| broken(&e))?;
+            tokio::spawn(async move { connection.await.ok() });
+            Self::Http2(sender)
+        } else {
+            let (sender, connection) = http1::handshake(stream).await.map_err(|e| broken(&e))?;
+            tokio::spawn(async move { connection.await.ok() });
+            Self::Http1(sender)
+        })
+    }
+
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_ready(),
+            Self::Http2(sender) => sender.is_ready(),
+        }
+    }
+
+    /// The connection again, when it can carry the next request.
+    async fn reusable(mut self) -> Option<Self> {
+        let ready = match &mut self {
+            Self::Http1(sender) => sender.ready().await.is_ok() && !sender.is_closed(),
+            Self::Http2(sender) => sender.ready().await.is_ok() && !sender.is_closed(),
+        };
+        ready.then_some(self)
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Self::Http1(sender) => sender.send_request(request).await,
+            Self::Http2(sender) => sender.send_request(request).await,
+        }
+    }
+}
+
 struct IdleConnection {
-    sender: SendRequest<Empty<Bytes>>,
+    connection: Connection,
     since: Instant,
 }
 
@@ -164,6 +220,7 @@ struct Shared {
     uri: Uri,
     host: HeaderValue,
     headers: Vec<(HeaderName, HeaderValue)>,
+    grpc: bool,
     /// For each user, the group's place in `group_headers`; the last place is `plain`.
     group_of: Vec<usize>,
     group_names: Vec<String>,
@@ -313,13 +370,11 @@ impl Shared {
                 authority.host(),
                 authority.port_u16().unwrap_or(80)
             ),
+            uri: target(&uri, plan.grpc.then_some(host.as_str()))?,
             host: HeaderValue::from_str(&host)
                 .with_context(|| format!("{host:?} cannot be a Host header"))?,
-            uri: uri.path_and_query().map_or_else(
-                || Ok(Uri::from_static("/")),
-                |path| Uri::try_from(path.as_str()),
-            )?,
             headers: headers(&plan.headers)?,
+            grpc: plan.grpc,
             group_of: groups_of_users(
                 plan.users,
                 &plan
@@ -339,11 +394,20 @@ impl Shared {
         })
     }
 
-    fn request(&self, user: usize) -> Request<Empty<Bytes>> {
-        let mut request = Request::new(Empty::new());
+    fn request(&self, user: usize) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::default());
         *request.uri_mut() = self.uri.clone();
+        if self.grpc {
+            *request.method_mut() = Method::POST;
+            *request.body_mut() = Full::new(Bytes::from_static(GRPC_EMPTY));
+        }
         let sent = request.headers_mut();
-        sent.insert(HOST, self.host.clone());
+        if self.grpc {
+            sent.insert(CONTENT_TYPE, HeaderValue::from_static(GRPC));
+            sent.insert(TE, HeaderValue::from_static("trailers"));
+        } else {
+            sent.insert(HOST, self.host.clone());
+        }
         for (name, value) in self
             .headers
             .iter()
@@ -361,57 +425,44 @@ impl Shared {
     }
 
     /// An idle connection that is fresh and open, or none.
-    fn take_idle(&self) -> Option<SendRequest<Empty<Bytes>>> {
+    fn take_idle(&self) -> Option<Connection> {
         let mut idle = lock(&self.idle);
         // The most recently used lies on top: when that one is stale, all are.
-        while let Some(connection) = idle.pop() {
-            if connection.since.elapsed() > FRESH {
+        while let Some(found) = idle.pop() {
+            if found.since.elapsed() > FRESH {
                 idle.clear();
-            } else if connection.sender.is_ready() {
-                return Some(connection.sender);
+            } else if found.connection.is_ready() {
+                return Some(found.connection);
             }
         }
         None
     }
 
-    fn give_back(&self, sender: SendRequest<Empty<Bytes>>) {
-        if !sender.is_closed() {
-            lock(&self.idle).push(IdleConnection {
-                sender,
-                since: Instant::now(),
-            });
-        }
-    }
-
-    async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, TransportError> {
-        let stream = TcpStream::connect(&self.address)
-            .await
-            .map_err(|e| transport_error(&e))?;
-        stream.set_nodelay(true).map_err(|e| transport_error(&e))?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| broken(&e))?;
-        // Its errors reach the request that is on it; an idle connection's end is no error.
-        tokio::spawn(async move { connection.await.ok() });
-        Ok(sender)
-    }
-
     async fn exchange(&self, user: usize) -> Result<Response<()>, TransportError> {
-        let mut sender = match self.take_idle() {
-            Some(sender) => sender,
-            None => self.connect().await?,
+        let mut connection = match self.take_idle() {
+            Some(connection) => connection,
+            None => Connection::open(&self.address, self.grpc).await?,
         };
-        let response = sender
-            .send_request(self.request(user))
+        let response = connection
+            .send(self.request(user))
             .await
             .map_err(|e| broken(&e))?;
-        let (head, mut body) = response.into_parts();
+        let (mut head, mut body) = response.into_parts();
+        let mut trailers = HeaderMap::new();
         while let Some(frame) = body.frame().await {
-            frame.map_err(|e| broken(&e))?;
+            if let Ok(more) = frame.map_err(|e| broken(&e))?.into_trailers() {
+                trailers = more;
+            }
+        }
+        if self.grpc && head.status == StatusCode::OK && !is_ok(&head.headers, &trailers) {
+            head.status = StatusCode::INTERNAL_SERVER_ERROR;
         }
         // The connection's own task needs a moment to be ready for the next request, or to see that the server closes it.
-        if sender.ready().await.is_ok() {
-            self.give_back(sender);
+        if let Some(connection) = connection.reusable().await {
+            lock(&self.idle).push(IdleConnection {
+                connection,
+                since: Instant::now(),
+            });
         }
         Ok(Response::from_parts(head, ()))
     }
@@ -449,6 +500,29 @@ impl Shared {
             outcome,
         });
     }
+}
+
+/// What a request's first line names: the path, and for a call of gRPC, which has no `Host` header, scheme and host as well.
+fn target(url: &Uri, grpc_host: Option<&str>) -> anyhow::Result<Uri> {
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let Some(host) = grpc_host else {
+        return Ok(path.parse()?);
+    };
+    let whole = Uri::builder()
+        .scheme("http")
+        .authority(host)
+        .path_and_query(path);
+    whole
+        .build()
+        .with_context(|| format!("{host:?} can't be called"))
+}
+
+/// Whether a call of gRPC went well: its status comes behind the answer, or in its head where there is no answer.
+fn is_ok(head: &HeaderMap, trailers: &HeaderMap) -> bool {
+    trailers
+        .get(GRPC_STATUS)
+        .or_else(|| head.get(GRPC_STATUS))
+        .is_some_and(|status| status == "0")
 }
 
 /// Puts each user into a group so that every share is met within one user and the groups are spread over the turns.
@@ -617,7 +691,7 @@ pub struct VersionReport {
     pub requests: u64,
     /// Answers below 500.
     pub ok: u64,
-    /// Answers of 500 and above, by status.
+    /// Answers of 500 and above, by status; a call of gRPC that went wrong counts as 500.
     pub failed: BTreeMap<u16, u64>,
     /// Part of all versions' answers, 0..=1.
     pub share: f64,
@@ -950,6 +1024,9 @@ pub struct Arguments {
     /// Sent with every request, as `name: value`
     #[arg(long = "header", value_parser = parse_header)]
     headers: Vec<(String, String)>,
+    /// Each request is a call of gRPC, whose method is the path of the URL
+    #[arg(long)]
+    grpc: bool,
     /// Virtual users that take turns
     #[arg(long, default_value_t = 1)]
     users: usize,
@@ -989,6 +1066,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Duration::try_from(arguments.duration).context("the duration must not be negative")?;
     let plan = LoadPlan {
         headers: arguments.headers,
+        grpc: arguments.grpc,
         users: arguments.users,
         cookies: arguments.cookies,
         groups: arguments.groups,
@@ -1069,6 +1147,33 @@ pub(crate) mod tests {
             report.requests
         );
         report.none_lost().unwrap();
+    }
+
+    #[tokio::test]
+    async fn calls_of_grpc_are_judged_by_their_own_status() {
+        let (address, _leave, _app) = start_for_test(|a| a.error_rate = 0.05).await;
+        let url = format!("http://{address}/shop.v1.Orders/Place");
+        let plan = LoadPlan {
+            grpc: true,
+            ..LoadPlan::new(&url, Some("app.test"), 1000.0)
+        };
+        let load = Load::start_plan(&plan).unwrap();
+        until(&load, 400).await;
+        let report = load.stop().await;
+        assert_eq!(report.versions["1.0.0"].requests, report.requests);
+        assert_eq!(report.failed_of("1.0.0"), report.requests / 20);
+        report.none_lost().unwrap();
+        let page = plain_client().get(format!("http://{address}/metrics"));
+        let page = page.send().await.unwrap().text().await.unwrap();
+        let series = |status: u16| {
+            format!(
+                r#"http_request_duration_seconds_count{{method="POST",path="/shop.v1.Orders/Place",status="{status}"}}"#
+            )
+        };
+        assert!(
+            page.contains(&series(200)) && page.contains(&series(500)),
+            "{page}"
+        );
     }
 
     #[tokio::test]

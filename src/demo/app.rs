@@ -1,14 +1,16 @@
-//! What answers behind the pods of the demos and of every scenario: an HTTP/1.1 server that says its version in every answer, measures
-//! itself for Prometheus, and fails or lags exactly as it is told. It is the known quantity: its true error rate is what was asked for, within
+//! What answers behind the pods of the demos and of every scenario: a server that says its version in every answer, measures
+//! itself for Prometheus, and fails or lags exactly as it is told. It speaks HTTP/1.1, and in the test bed HTTP/2 too, where any method of
+//! gRPC can be called. It is the known quantity: its true error rate is what was asked for, within
 //! one request.
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::ListenerExt;
+use http_body_util::{BodyExt, Full};
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -23,6 +25,15 @@ use tokio::net::TcpListener;
 pub const VERSION_HEADER: &str = "x-version";
 /// The answer's header that names the pod.
 pub const POD_HEADER: &str = "x-pod";
+
+/// The content type of calls of gRPC.
+pub const GRPC: &str = "application/grpc";
+/// Where such a call says how it ended.
+pub const GRPC_STATUS: &str = "grpc-status";
+/// A message without content, in its frame.
+pub const GRPC_EMPTY: &[u8] = &[0; 5];
+/// `INTERNAL`.
+const GRPC_FAILED: u32 = 13;
 
 /// Upper bounds of the latency histogram, in seconds: dense from 1 ms to 1 s, so that a p99 read from it is off by
 /// at most a third of its value.
@@ -239,12 +250,32 @@ fn echo(headers: &HeaderMap) -> Response {
     axum::Json(received).into_response()
 }
 
+/// An answer to any call of gRPC: an empty message, and behind it how the call ended.
+fn answer_call(status: u32) -> Response {
+    let mut trailers = HeaderMap::new();
+    trailers.insert(GRPC_STATUS, HeaderValue::from(status));
+    let message = Full::new(Bytes::from_static(GRPC_EMPTY));
+    let body = message.with_trailers(std::future::ready(Some(Ok(trailers))));
+    let mut response = Response::new(Body::new(body));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(GRPC));
+    response
+}
+
 async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
     let started = Instant::now();
     if !app.delay.is_zero() {
         tokio::time::sleep(app.delay).await;
     }
-    let response = if app.failures.next_fails() {
+    let fails = app.failures.next_fails();
+    let is_call = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(GRPC.as_bytes()));
+    let response = if is_call {
+        answer_call(if fails { GRPC_FAILED } else { 0 })
+    } else if fails {
         (StatusCode::INTERNAL_SERVER_ERROR, app.body.clone()).into_response()
     } else if request.uri().path() == "/headers" {
         echo(request.headers())
@@ -254,7 +285,12 @@ async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
     let labels = RequestLabels {
         method: request.method().as_str().to_owned(),
         path: app.path_label(request.uri().path()),
-        status: response.status().as_u16(),
+        // A call of gRPC that went wrong counts as 500, since HTTP's own status is 200 then too.
+        status: if is_call && fails {
+            500
+        } else {
+            response.status().as_u16()
+        },
     };
     app.latency
         .get_or_create(&labels)
