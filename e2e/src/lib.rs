@@ -4,6 +4,7 @@ pub mod bench;
 pub mod crowd;
 pub mod demo;
 pub mod demo_app;
+pub mod figures;
 pub mod kubelet;
 pub mod load;
 pub mod runner;

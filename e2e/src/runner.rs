@@ -195,8 +195,12 @@ async fn tell(scenario: &Scenario, bed: &Bed) -> bool {
         AssertUnwindSafe((scenario.run)(bed)).catch_unwind(),
     )
     .await;
+    let seconds = started.elapsed().as_secs_f64();
     let failure = match outcome {
-        Ok(Ok(Ok(()))) => None,
+        Ok(Ok(Ok(()))) => match bed.figures().publish(scenario.name, seconds) {
+            Ok(()) => None,
+            Err(error) => Some(format!("{error:#}")),
+        },
         Ok(Ok(Err(error))) => Some(format!("{error:#}")),
         Ok(Err(panic)) => Some(
             panic
@@ -207,7 +211,6 @@ async fn tell(scenario: &Scenario, bed: &Bed) -> bool {
         ),
         Err(_) => Some(format!("it took longer than {PATIENCE:?}")),
     };
-    let seconds = started.elapsed().as_secs_f64();
     let Some(failure) = failure else {
         println!(
             "ok      {:<24} {seconds:>6.1} s  {}",

@@ -39,6 +39,7 @@ use self::parts::Part;
 use self::pki::{Pki, kubeconfig};
 use self::process::{Process, Program};
 use self::timeline::Timeline;
+use crate::figures::Book;
 use crate::tools::{self, Tools, project_root};
 
 /// How long a part may take to be ready before the bed gives up on it. Generous: builds may share the machine.
@@ -92,6 +93,7 @@ pub struct Bed {
     kinds: Mutex<HashMap<GroupVersionKind, (ApiResource, Scope)>>,
     serins: AtomicUsize,
     timeline: Timeline,
+    figures: Book,
     second_gateway: OnceCell<()>,
     ingress_gateway: OnceCell<()>,
 }
@@ -118,6 +120,7 @@ impl Bed {
             kinds: Mutex::default(),
             serins: AtomicUsize::new(0),
             timeline,
+            figures: Book::default(),
             second_gateway: OnceCell::new(),
             ingress_gateway: OnceCell::new(),
         };
@@ -173,13 +176,19 @@ impl Bed {
         self.start_part(Part::Envoy).await
     }
 
-    /// Brings up Istio beside the bed's own gateway: istiod with an Envoy as its gateway, at [`parts::ISTIO_GATEWAY`].
+    /// Brings up Istio beside the bed's own gateway: istiod with an Envoy as its gateway, at [`parts::ISTIO_GATEWAY`] and, for routes of
+    /// the Gateway API, at [`parts::ISTIO_ROUTE_GATEWAY`].
     pub async fn start_istio(&self) -> Result<()> {
         self.install_istio_definitions().await?;
         self.apply(include_str!("../../manifests/istio.yaml"))
             .await?;
         self.start_part(Part::Istiod).await?;
         self.start_part(Part::IstioGateway).await
+    }
+
+    /// Brings up the proxy of a workload in Istio's mesh, at [`parts::ISTIO_SIDECAR`], once Istio is up.
+    pub async fn start_istio_sidecar(&self) -> Result<()> {
+        self.start_part(Part::IstioSidecar).await
     }
 
     /// Istio's custom resources.
@@ -292,6 +301,12 @@ impl Bed {
     #[must_use]
     pub fn timeline(&self) -> &Timeline {
         &self.timeline
+    }
+
+    /// What the stories measured so far.
+    #[must_use]
+    pub fn figures(&self) -> &Book {
+        &self.figures
     }
 
     // ---- parts

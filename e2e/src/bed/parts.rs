@@ -18,6 +18,10 @@ pub const SECOND_GATEWAY: &str = "http://127.0.0.1:16001";
 pub const ISTIO_GATEWAY: &str = "http://127.0.0.1:8002";
 /// The port of that gateway at which connections of any protocol enter.
 pub const ISTIO_TCP_PORT: u16 = 8003;
+/// Where that gateway serves routes of the Gateway API.
+pub const ISTIO_ROUTE_GATEWAY: &str = "http://127.0.0.1:8004";
+/// Where the proxy beside a workload of Istio's mesh takes its workload's requests; Services are told apart by the `Host` header.
+pub const ISTIO_SIDECAR: &str = "http://127.0.0.1:8005";
 /// Where requests enter that Ingresses and Traefik's own resources lead on, where a story has brought that up.
 pub const INGRESS_GATEWAY: &str = "http://127.0.0.1:8010";
 /// Where Prometheus answers.
@@ -26,9 +30,10 @@ const TRAEFIK_METRICS: &str = "127.0.0.1:8899";
 const INGRESS_METRICS: &str = "127.0.0.1:8898";
 const ENVOY_METRICS: &str = "127.0.0.1:18010";
 const ISTIO_METRICS: &str = "127.0.0.1:15000";
+const SIDECAR_METRICS: &str = "127.0.0.1:15002";
 const ISTIO_MESH: &str =
     "enableAutoMtls: false\ndefaultConfig: {discoveryAddress: 127.0.0.1:15010}\n";
-const ISTIO_BOOTSTRAP: &str = include_str!("../../manifests/istio-gateway-bootstrap.yaml");
+const ISTIO_BOOTSTRAP: &str = include_str!("../../manifests/istio-proxy-bootstrap.yaml");
 const CONTOUR_CONFIG: &str = "gateway: {gatewayRef: {namespace: gateway, name: contour}}\n";
 const ETCD: &str = "http://127.0.0.1:2379";
 /// The address that nodes and the API server show; nothing listens there.
@@ -52,10 +57,11 @@ pub enum Part {
     TraefikIngress,
     Istiod,
     IstioGateway,
+    IstioSidecar,
 }
 
 impl Part {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Etcd,
         Self::ApiServer,
         Self::ControllerManager,
@@ -67,6 +73,7 @@ impl Part {
         Self::TraefikIngress,
         Self::Istiod,
         Self::IstioGateway,
+        Self::IstioSidecar,
     ];
 
     /// Its name, which is also the name of its log.
@@ -84,6 +91,7 @@ impl Part {
             Self::TraefikIngress => "traefik-ingress",
             Self::Istiod => "istiod",
             Self::IstioGateway => "istio-gateway",
+            Self::IstioSidecar => "istio-sidecar",
         }
     }
 
@@ -100,7 +108,8 @@ impl Part {
             Self::Envoy => envoy(state)?,
             Self::TraefikIngress => traefik_ingress(tools, state),
             Self::Istiod => istiod(state)?,
-            Self::IstioGateway => istio_gateway(state)?,
+            Self::IstioGateway => istio_proxy(state, &INGRESS_PROXY)?,
+            Self::IstioSidecar => istio_proxy(state, &SIDECAR_PROXY)?,
         })
     }
 
@@ -140,6 +149,7 @@ impl Part {
             Self::TraefikIngress => answers(format!("http://{INGRESS_METRICS}/ping")).await,
             Self::Istiod => answers("http://127.0.0.1:15080/ready".to_owned()).await,
             Self::IstioGateway => answers(format!("http://{ISTIO_METRICS}/ready")).await,
+            Self::IstioSidecar => answers(format!("http://{SIDECAR_METRICS}/ready")).await,
         }
     }
 }
@@ -330,10 +340,7 @@ fn contour(state: &Path) -> Result<Program> {
             OsString::from("serve"),
             flag("kubeconfig", kubeconfig(state, Part::Contour.name())),
             flag("config-path", config),
-            flag(
-                "stats-port",
-                ENVOY_METRICS.rsplit(':').next().unwrap_or_default(),
-            ),
+            flag("stats-port", port(ENVOY_METRICS)),
         ])
         .args([
             "--insecure",
@@ -399,8 +406,9 @@ fn istiod(state: &Path) -> Result<Program> {
         ("PILOT_DISABLE_MX_ALPN", "true"),
         ("VALIDATION_WEBHOOK_CONFIG_NAME", ""),
         ("INJECTION_WEBHOOK_CONFIG_NAME", ""),
-        // Gateways of that API are Traefik's and Contour's here.
-        ("PILOT_ENABLE_GATEWAY_API", "false"),
+        // Its proxies and classes are the bed's.
+        ("PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER", "false"),
+        ("PILOT_ENABLE_GATEWAY_API_GATEWAYCLASS_CONTROLLER", "false"),
     ];
     let program = Program::new(&tools::istio()?.discovery).args([
         OsString::from("discovery"),
@@ -419,10 +427,54 @@ fn istiod(state: &Path) -> Result<Program> {
         .fold(program, |program, (name, value)| program.env(name, value)))
 }
 
-/// A plain Envoy that istiod configures as an ingress gateway.
-fn istio_gateway(state: &Path) -> Result<Program> {
-    let config = state.join("istio-gateway.yaml");
-    std::fs::write(&config, ISTIO_BOOTSTRAP)?;
+/// Who a plain Envoy is to istiod.
+struct IstioProxy {
+    part: Part,
+    kind: &'static str,
+    namespace: &'static str,
+    /// Value of its label `istio`, by which gateways select it.
+    label: &'static str,
+    admin: &'static str,
+}
+
+const INGRESS_PROXY: IstioProxy = IstioProxy {
+    part: Part::IstioGateway,
+    kind: "router",
+    namespace: "istio-system",
+    label: "ingressgateway",
+    admin: ISTIO_METRICS,
+};
+
+const SIDECAR_PROXY: IstioProxy = IstioProxy {
+    part: Part::IstioSidecar,
+    kind: "sidecar",
+    namespace: "default",
+    label: "visitor",
+    admin: SIDECAR_METRICS,
+};
+
+/// The port of an address.
+fn port(address: &str) -> &str {
+    address.rsplit(':').next().unwrap_or_default()
+}
+
+/// A plain Envoy that istiod configures.
+fn istio_proxy(state: &Path, proxy: &IstioProxy) -> Result<Program> {
+    let name = proxy.part.name();
+    let config = state.join(format!("{name}.yaml"));
+    let text = [
+        ("${TYPE}", proxy.kind),
+        ("${NAME}", name),
+        ("${NAMESPACE}", proxy.namespace),
+        ("${LABEL}", proxy.label),
+        ("${PROXY_PORT}", port(ISTIO_SIDECAR)),
+        ("${ADMIN_PORT}", port(proxy.admin)),
+    ]
+    .into_iter()
+    .fold(ISTIO_BOOTSTRAP.to_owned(), |text, (key, value)| {
+        text.replace(key, value)
+    });
+    std::fs::write(&config, text)?;
     Ok(Program::new(&tools::istio()?.envoy)
         .args([OsString::from("--config-path"), config.into()])
         .args([

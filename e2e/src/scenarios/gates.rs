@@ -48,7 +48,20 @@ impl Gates {
     /// `analysis.webhooks` with one hook of this type, which asks at the gate.
     #[must_use]
     pub fn hook(&self, kind: &str, name: &str) -> Value {
-        json!([{"name": name, "type": kind, "url": format!("http://{}/{name}", self.address)}])
+        json!([{"name": name, "type": kind, "url": self.url(name)}])
+    }
+
+    /// The same with a hook of each of these types, which all ask at one gate.
+    #[must_use]
+    pub fn hooks(&self, kinds: &[&str], name: &str) -> Value {
+        kinds
+            .iter()
+            .map(|kind| json!({"name": kind, "type": kind, "url": self.url(name)}))
+            .collect()
+    }
+
+    fn url(&self, gate: &str) -> String {
+        format!("http://{}/{gate}", self.address)
     }
 }
 

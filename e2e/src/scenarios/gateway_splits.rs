@@ -3,9 +3,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use super::planes::CROWD;
+use super::shop::PATIENCE;
+use super::stays::ENOUGH;
 use crate::bed::Bed;
 use crate::bed::parts::GATEWAY;
-use crate::load::Load;
+use crate::load::{Load, Mark};
 
 const ROUTE: &str = r"
 apiVersion: gateway.networking.k8s.io/v1
@@ -63,11 +66,13 @@ pub async fn run(bed: &Bed) -> Result<()> {
 
     let host = shop.host("app");
     bed.wait_served(&host, Duration::from_secs(20)).await?;
-    let load = Load::start(GATEWAY, &host, 200.0)?;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let report = load
-        .settled_since(load.mark_ago(Duration::from_secs(4)))
-        .await;
+    let load = Load::start(GATEWAY, &host, CROWD)?;
+    bed.wait("enough answers", PATIENCE, async || {
+        let answered = load.report_since(Mark::BEGINNING).answered();
+        Ok((answered >= ENOUGH).then_some(()))
+    })
+    .await?;
+    let report = load.settled_since(Mark::BEGINNING).await;
     report.none_lost()?;
     report.split_within("2.0.0", 0.2, 4.0)?;
 

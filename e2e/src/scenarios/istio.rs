@@ -1,21 +1,47 @@
 //! Stories behind Istio: istiod with an Envoy as its gateway carries out what Serin writes, and what the judge measures there is what
 //! the built-in queries ask for.
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kube::api::{DeleteParams, Patch, PatchParams};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::gates::Gates;
-use super::shop::{self, Gateway, PATIENCE, Plan, RATE, Shop, flawless, only_failed};
+use super::planes::{self, PLAIN, Plane, turned_over};
+use super::shop::{self, Gateway, PATIENCE, Plan, RATE, Shop, flawless};
+use super::stays::Stays;
 use super::workloads;
 use crate::bed::Bed;
 use crate::bed::parts::ISTIO_TCP_PORT;
-use crate::load::{HeaderGroup, Load, LoadPlan, Mark};
+use crate::load::{HeaderGroup, Load, LoadPlan};
 
-/// The name under which somebody edits by hand.
-const NIGHT_SHIFT: &str = "night-shift";
+const ISTIO: Plane = Plane {
+    provider: "istio",
+    gateway: Gateway::Istio,
+    object: ("networking.istio.io/v1beta1", "VirtualService", "app"),
+    weights: |object| {
+        let route = &object["spec"]["http"][0]["route"];
+        let of = |name: &str| {
+            let mut entries = route.as_array().into_iter().flatten();
+            let found = entries.find(|entry| entry["destination"]["host"] == name);
+            found.map_or(-1, |entry| entry["weight"].as_i64().unwrap_or(0))
+        };
+        (of("app-primary"), of("app-canary"))
+    },
+    edit: || turned_over("/spec/http/0/route"),
+    // Fields of the object, of its spec, and inside the list of routes, which is Serin's as a whole.
+    additions: || {
+        json!([
+            {"op": "add", "path": "/metadata/labels", "value": {"team": "night"}},
+            {"op": "add", "path": "/spec/exportTo", "value": ["*"]},
+            {"op": "add", "path": "/spec/http/0/name", "value": "main"},
+            {"op": "add", "path": "/spec/http/0/fault", "value": {"delay": {"fixedDelay": "1ms", "percentage": {"value": 1}}}},
+        ])
+    },
+    taken_over: true,
+    counted: "istio_requests_total{destination_workload_namespace=\"${NAMESPACE}\", destination_workload=\"app\"}",
+    ..PLAIN
+};
 
 async fn open<'a>(bed: &'a Bed, story: &str, plan: Plan) -> Result<Shop<'a>> {
     shop::serin(bed).await?;
@@ -27,192 +53,10 @@ async fn open<'a>(bed: &'a Bed, story: &str, plan: Plan) -> Result<Shop<'a>> {
     Shop::open(bed, story, plan).await
 }
 
-/// Somebody edits the route by hand.
-async fn edit(shop: &Shop<'_>, operations: Value) -> Result<()> {
-    let (api_version, kind) = shop.routes();
-    let routes = shop
-        .bed
-        .api_of(api_version, kind, shop.namespace.name())
-        .await?;
-    let params = PatchParams {
-        field_manager: Some(NIGHT_SHIFT.to_owned()),
-        ..PatchParams::default()
-    };
-    let patch: Patch<Value> = Patch::Json(serde_json::from_value(operations)?);
-    routes.patch("app", &params, &patch).await?;
-    Ok(())
-}
-
-/// Measures two seconds of a step whose weight the gateway is known to have.
-async fn measure(shop: &Shop<'_>, version: &str, percent: i64) -> Result<f64> {
-    let share = percent as f64 / 100.0;
-    let name = shop.namespace.name();
-    shop.bed
-        .wait(
-            &format!("the gateway to give {version} of {name} about {percent} %"),
-            Duration::from_secs(20),
-            async || {
-                let recent = shop
-                    .load()?
-                    .report_since(shop.load()?.mark_ago(Duration::from_millis(500)));
-                Ok(
-                    (recent.answered() > 50 && recent.split_within(version, share, 3.0).is_ok())
-                        .then_some(()),
-                )
-            },
-        )
-        .await?;
-    let settled = shop.load()?.mark();
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let report = shop.load()?.report_between(settled, shop.load()?.mark());
-    report.split_within(version, share, 4.0)
-}
-
 /// A `VirtualService` of the user is taken over with visitors in the shop, a good release is promoted in the steps that were asked for, a
 /// bad one is found out by Istio's own series; and whatever people do to the route meanwhile, the split is that of the run.
 pub async fn release(bed: &Bed) -> Result<()> {
-    let plan = Plan {
-        analysis: json!({"interval": "6s", "threshold": 2, "stepWeight": 25, "maxWeight": 50}),
-        own_route: true,
-        ..Plan::default()
-    };
-    let shop = open(bed, "istio-release", plan).await?;
-    let opened = shop.load()?.mark();
-    shop.release("1.1.0").await?;
-    shop.wait_weight(25).await?;
-    let first = measure(&shop, "1.1.0", 25).await?;
-    put_back(&shop).await?;
-    add_what_is_not_ours(&shop).await?;
-
-    shop.wait_weight(50).await?;
-    shop.wait_route((50, 50)).await?;
-    what_is_not_ours_is_there(&shop).await?;
-    let second = measure(&shop, "1.1.0", 50).await?;
-    let before = shop
-        .load()?
-        .settled_between(opened, shop.load()?.mark())
-        .await;
-    flawless(&before)?;
-    let (lost, again) = rebuilt(&shop).await?;
-
-    shop.wait_phase("Succeeded").await?;
-    ensure!(
-        shop.image("app-primary").await? == "serin-demo-app:1.1.0"
-            && shop.route().await? == (100, 0),
-        "the primary runs the release and has all traffic"
-    );
-    shop.wait_only("1.1.0").await?;
-    shop.release_with("1.2.0", &[("ERROR_RATE", "0.2")]).await?;
-    let failed = shop.wait_phase("Failed").await?;
-    let cause = failed.data["status"]["history"]
-        .as_array()
-        .and_then(|runs| runs.last())
-        .map(|run| run["cause"].to_string())
-        .unwrap_or_default();
-    ensure!(
-        cause.contains("success rate"),
-        "the cause names what was measured: {cause}"
-    );
-    shop.wait_only("1.1.0").await?;
-    let after = shop.load()?.settled_since(again).await;
-    ensure!(
-        after.failed_of("1.2.0") > 0,
-        "the bad release did fail requests"
-    );
-    println!(
-        "        measured {:.1} % of 25 and {:.1} % of 50; {lost} requests met a gateway without a route while it was deleted",
-        first * 100.0,
-        second * 100.0
-    );
-    only_failed(&after, "1.2.0")
-}
-
-/// Weights edited by hand are put back, and an event names the editor.
-async fn put_back(shop: &Shop<'_>) -> Result<()> {
-    edit(
-        shop,
-        json!([
-            {"op": "replace", "path": "/spec/http/0/route/0/weight", "value": 5},
-            {"op": "replace", "path": "/spec/http/0/route/1/weight", "value": 95},
-        ]),
-    )
-    .await?;
-    let edited = Instant::now();
-    shop.wait_route((75, 25)).await?;
-    let took = edited.elapsed();
-    ensure!(
-        took < Duration::from_secs(1),
-        "putting the weights back took {took:?}"
-    );
-    shop.bed
-        .wait("an event that names the editor", PATIENCE, async || {
-            let events = shop.events().await?;
-            Ok(events
-                .iter()
-                .any(|text| text.contains(NIGHT_SHIFT))
-                .then_some(()))
-        })
-        .await
-}
-
-/// Fields of others: of the object, of its spec, and inside the list of routes, which is Serin's as a whole.
-async fn add_what_is_not_ours(shop: &Shop<'_>) -> Result<()> {
-    let delay = json!({"delay": {"fixedDelay": "1ms", "percentage": {"value": 1}}});
-    edit(
-        shop,
-        json!([
-            {"op": "add", "path": "/metadata/labels", "value": {"team": "night"}},
-            {"op": "add", "path": "/spec/exportTo", "value": ["*"]},
-            {"op": "add", "path": "/spec/http/0/name", "value": "main"},
-            {"op": "add", "path": "/spec/http/0/fault", "value": delay},
-        ]),
-    )
-    .await
-}
-
-async fn what_is_not_ours_is_there(shop: &Shop<'_>) -> Result<()> {
-    let (api_version, kind) = shop.routes();
-    let route = shop.namespace.get(api_version, kind, "app").await?;
-    let spec = &route.data["spec"];
-    let labels = route.metadata.labels.unwrap_or_default();
-    ensure!(
-        labels.get("team").is_some_and(|team| team == "night")
-            && spec["exportTo"] == json!(["*"])
-            && spec["http"][0]["name"] == "main"
-            && spec["http"][0]["fault"]["delay"]["fixedDelay"] == "1ms",
-        "what others wrote outlives a step: {labels:?} {spec}"
-    );
-    Ok(())
-}
-
-/// The route is deleted and made again with the split of the run. Says how many requests were lost meanwhile, and since when none was.
-async fn rebuilt(shop: &Shop<'_>) -> Result<(u64, Mark)> {
-    let (api_version, kind) = shop.routes();
-    let routes = shop
-        .bed
-        .api_of(api_version, kind, shop.namespace.name())
-        .await?;
-    let gone = shop.load()?.mark();
-    routes.delete("app", &DeleteParams::background()).await?;
-    shop.note("deleted the route".to_owned());
-    shop.bed
-        .wait(
-            "the route to be there again",
-            Duration::from_secs(5),
-            async || Ok((shop.route().await? == (50, 50)).then_some(())),
-        )
-        .await?;
-    shop.bed
-        .wait("the gateway to have it again", PATIENCE, async || {
-            let recent = shop
-                .load()?
-                .report_since(shop.load()?.mark_ago(Duration::from_millis(500)));
-            Ok((recent.answered() > 50 && recent.none_lost().is_ok()).then_some(()))
-        })
-        .await?;
-    let again = shop.load()?.mark();
-    let meanwhile = shop.load()?.settled_between(gone, again).await;
-    Ok((meanwhile.lost(), again))
+    planes::release(bed, "istio-release", &ISTIO).await
 }
 
 /// Name and value.
@@ -314,8 +158,12 @@ pub async fn insiders(bed: &Bed) -> Result<()> {
 
 /// A canary by weights whose first step is copies: enough to find out a release that fails every request before anybody has met it.
 pub async fn mirrored(bed: &Bed) -> Result<()> {
+    let stays = Stays::start().await?;
     let plan = Plan {
-        analysis: json!({"interval": "5s", "threshold": 2, "stepWeight": 50, "maxWeight": 50, "mirror": true, "mirrorWeight": 50}),
+        analysis: json!({
+            "interval": "5s", "threshold": 2, "stepWeight": 50, "maxWeight": 50, "mirror": true, "mirrorWeight": 50,
+            "webhooks": stays.hooks(),
+        }),
         ..Plan::default()
     };
     let shop = open(bed, "istio-mirrored", plan).await?;
@@ -336,7 +184,8 @@ pub async fn mirrored(bed: &Bed) -> Result<()> {
         "while copies are judged, all visitors are answered by 1.0.0"
     );
     shop.wait_weight(50).await?;
-    let share = measure(&shop, "1.1.0", 50).await?;
+    stays.hold();
+    let share = stays.measure(&shop, "1.1.0", 50).await?;
     shop.wait_phase("Succeeded").await?;
     shop.wait_only("1.1.0").await?;
 
@@ -348,10 +197,7 @@ pub async fn mirrored(bed: &Bed) -> Result<()> {
         (bad.share_of("1.1.0") - 1.0).abs() < f64::EPSILON,
         "no visitor may meet a release that is only sent copies:\n{bad}"
     );
-    println!(
-        "        {rate:.0} copies a second of {RATE:.0} requests, then {:.1} % of them",
-        share * 100.0
-    );
+    println!("        {rate:.0} copies a second of {RATE:.0} requests, then {share}");
     flawless(&shop.close().await?)
 }
 

@@ -9,6 +9,7 @@ mod examples;
 mod flaggers_queries;
 mod from_flagger;
 mod gates;
+mod gateway_routes;
 mod gateway_splits;
 mod handover;
 mod ingresses;
@@ -17,10 +18,12 @@ mod istio;
 mod loadtester;
 mod metrics_backends;
 mod own_route;
+mod planes;
 mod rollouts;
 mod router_budget;
 mod serin_starts;
 pub mod shop;
+mod stays;
 mod strategies;
 mod turns;
 mod tutorial;
@@ -83,6 +86,15 @@ const SELDOM: &[&str] = &[
     "installed-in-a-namespace",
     "api-trouble",
     "contour-by-header",
+    "traefik-httproute",
+    "istio-httproute-by-header",
+    "mesh-httproute",
+    "mesh-httproute-by-header",
+    "contour-httproute",
+    "contour-httproute-by-header",
+    "traefik-grpcroute",
+    "istio-grpcroute",
+    "contour-grpcroute",
     "metrics-backends",
     "flaggers-queries",
     "router-budget",
@@ -105,6 +117,9 @@ const NEEDS: &[(Build, &[&str])] = &[
             "contour-release",
             "contour-by-header",
             "router-budget",
+            "contour-httproute",
+            "contour-httproute-by-header",
+            "contour-grpcroute",
         ],
     ),
     (
@@ -127,6 +142,11 @@ const NEEDS: &[(Build, &[&str])] = &[
             "istio-regulars",
             "istio-tcp",
             "router-budget",
+            "istio-httproute",
+            "istio-httproute-by-header",
+            "istio-grpcroute",
+            "mesh-httproute",
+            "mesh-httproute-by-header",
         ],
     ),
     (
@@ -312,6 +332,66 @@ pub const ALL: &[Scenario] = &[
         "contour-by-header",
         ingresses::contour_by_header,
         "A/B behind an HTTPProxy: two headers together lead to the new release, and not one of them alone"
+    ),
+    scenario!(
+        Shared,
+        "traefik-httproute",
+        gateway_routes::traefik_httproute,
+        "behind an HTTPRoute by Traefik: promoted, rolled back, hands and deletions undone; nothing else is lost"
+    ),
+    scenario!(
+        Shared,
+        "istio-httproute",
+        gateway_routes::istio_httproute,
+        "behind an HTTPRoute by Istio: promoted, rolled back, hands and deletions undone; nothing else is lost"
+    ),
+    scenario!(
+        Shared,
+        "istio-httproute-by-header",
+        gateway_routes::istio_by_header,
+        "A/B behind an HTTPRoute by Istio: either of two headers leads to the new release, and nothing else does"
+    ),
+    scenario!(
+        Shared,
+        "mesh-httproute",
+        gateway_routes::mesh_httproute,
+        "behind an HTTPRoute with a Service as parent, in Istio's mesh: the same, and nothing is lost while the route is deleted"
+    ),
+    scenario!(
+        Shared,
+        "mesh-httproute-by-header",
+        gateway_routes::mesh_by_header,
+        "A/B in Istio's mesh: either of two headers leads to the new release, and nothing else does"
+    ),
+    scenario!(
+        Shared,
+        "contour-httproute",
+        gateway_routes::contour_httproute,
+        "behind an HTTPRoute by Contour: promoted, rolled back, hands and deletions undone; nothing else is lost"
+    ),
+    scenario!(
+        Shared,
+        "contour-httproute-by-header",
+        gateway_routes::contour_routes_by_header,
+        "A/B behind an HTTPRoute by Contour: either of two headers leads to the new release, and nothing else does"
+    ),
+    scenario!(
+        Shared,
+        "traefik-grpcroute",
+        gateway_routes::traefik_grpcroute,
+        "behind a GRPCRoute by Traefik, with calls of gRPC: promoted, rolled back, hands and deletions undone"
+    ),
+    scenario!(
+        Shared,
+        "istio-grpcroute",
+        gateway_routes::istio_grpcroute,
+        "behind a GRPCRoute by Istio, with calls of gRPC: promoted, rolled back, hands and deletions undone"
+    ),
+    scenario!(
+        Shared,
+        "contour-grpcroute",
+        gateway_routes::contour_grpcroute,
+        "behind a GRPCRoute by Contour, with calls of gRPC: promoted, rolled back, hands and deletions undone"
     ),
     scenario!(
         Shared,

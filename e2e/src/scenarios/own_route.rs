@@ -5,9 +5,12 @@ use anyhow::{Context, Result, ensure};
 use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::shop::{self, PATIENCE, Plan, Shop, only_failed, own_service};
+use super::planes::CROWD;
+use super::shop::{self, Gateway, PATIENCE, Plan, Shop, only_failed, own_service};
+use super::stays::Stays;
 use crate::bed::parts::GATEWAY;
 use crate::bed::{Bed, Namespace};
+use crate::figures::Figures;
 use crate::load::{Load, LoadPlan};
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
@@ -160,8 +163,12 @@ pub async fn own_route(bed: &Bed) -> Result<()> {
     shop::serin(bed).await?;
     let reference =
         |name: &str| json!({"apiVersion": GATEWAY_API, "kind": "HTTPRoute", "name": name});
+    let stays = Stays::start().await?;
     let plan = Plan {
-        analysis: json!({"interval": "4s", "threshold": 1, "stepWeight": 25, "maxWeight": 50}),
+        analysis: json!({
+            "interval": "4s", "threshold": 1, "stepWeight": 25, "maxWeight": 50, "webhooks": stays.hooks(),
+        }),
+        rate: CROWD,
         spec: json!({
             "service": {"port": 80, "targetPort": 8080},
             "routeRef": reference("front"),
@@ -188,9 +195,18 @@ pub async fn own_route(bed: &Bed) -> Result<()> {
 
     shop.release("1.1.0").await?;
     shop.wait_weight(25).await?;
+    stays.hold();
     wait_weights(&shop, 25).await?;
-    split_as_asked(&shop, [shop.load()?, &api, &back], 0.25).await?;
+    let loads = [shop.load()?, &api, &back];
+    let shares = stays.measure_all(&shop, &loads, "1.1.0", 25).await?;
+    for (way, share) in ["/", "/api", "back"].into_iter().zip(&shares) {
+        println!("        {way}: {share}");
+    }
+    shop.wait_weight(50).await?;
+    stays.hold();
+    wait_weights(&shop, 50).await?;
     put_back(bed, &shop).await?;
+    stays.let_go();
     shop.wait_phase("Succeeded").await?;
     shop.wait_only("1.1.0").await?;
     wait_given_back(&shop, &before).await?;
@@ -213,40 +229,17 @@ pub async fn own_route(bed: &Bed) -> Result<()> {
         !events.iter().any(|text| text.contains("HTTP 422")),
         "a route that changed meanwhile is read again, and nobody is told: {events:#?}"
     );
-    for report in [api.stop().await, back.stop().await, shop.close().await?] {
-        only_failed(&report, "1.2.0")?;
-    }
-    Ok(())
-}
-
-/// All three ways in are split as asked: within four standard deviations of the requests of two seconds.
-async fn split_as_asked(shop: &Shop<'_>, loads: [&Load; 3], share: f64) -> Result<()> {
-    shop.bed
-        .wait(
-            "the gateway to split as asked",
-            Duration::from_secs(10),
-            async || {
-                let recent = |load: &Load| load.report_since(load.mark_ago(Duration::from_secs(1)));
-                Ok(loads
-                    .iter()
-                    .all(|load| recent(load).split_within("1.1.0", share, 4.0).is_ok())
-                    .then_some(()))
-            },
-        )
-        .await?;
-    let marks = loads.map(Load::mark);
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    for (load, (mark, way)) in loads
+    let mut reports = Vec::new();
+    for (load, share) in [shop.close().await?, api.stop().await, back.stop().await]
         .into_iter()
-        .zip(marks.into_iter().zip(["/", "/api", "back"]))
+        .zip(&shares)
     {
-        let report = load.report_since(mark);
-        report.split_within("1.1.0", share, 4.0)?;
-        println!(
-            "        {way}: {:.1} % of {} requests",
-            report.share_of("1.1.0") * 100.0,
-            report.answered()
-        );
+        only_failed(&load, "1.2.0")?;
+        reports.push((load, share.to_string()));
+    }
+    for (report, split) in reports {
+        let figures = Figures::new("own HTTPRoute", Gateway::Traefik.name(), &report, 0, split);
+        bed.figures().note("own-route", figures);
     }
     Ok(())
 }

@@ -6,35 +6,30 @@ use anyhow::{Result, ensure};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
-use super::shop::{self, INTERVAL, PATIENCE, Plan, Shop, flawless, only_failed};
+use super::planes::CROWD;
+use super::shop::{self, Gateway, INTERVAL, PATIENCE, Plan, Shop, flawless, only_failed};
+use super::stays::Stays;
 use crate::bed::Bed;
 use crate::bed::parts::Part;
 use crate::bed::process::Process;
+use crate::figures::{Figures, in_words};
 
 /// (a) A good release is promoted with the weights that were asked for, and no request fails.
 pub async fn good_release(bed: &Bed) -> Result<()> {
     shop::serin(bed).await?;
-    let shop = Shop::open(bed, "good-release", Plan::default()).await?;
+    let stays = Stays::start().await?;
+    let plan = Plan {
+        analysis: json!({"threshold": 2, "stepWeight": 20, "maxWeight": 60, "webhooks": stays.hooks()}),
+        rate: CROWD,
+        ..Plan::default()
+    };
+    let shop = Shop::open(bed, "good-release", plan).await?;
     shop.release("1.1.0").await?;
+    let mut shares = Vec::new();
     for weight in [20, 40, 60] {
         shop.wait_weight(weight).await?;
-        // The gateway applies within a moment; the rest of the step has the split that was asked for.
-        let settled = shop.load()?.mark();
-        let share = weight as f64 / 100.0;
-        bed.wait(
-            &format!("a measured split of {weight} %"),
-            Duration::from_secs(20),
-            async || {
-                let recent = shop.load()?.report_between(settled, shop.load()?.mark());
-                let recent_second = shop
-                    .load()?
-                    .report_since(shop.load()?.mark_ago(Duration::from_secs(1)));
-                Ok((recent.answered() > 200
-                    && recent_second.split_within("1.1.0", share, 4.0).is_ok())
-                .then_some(()))
-            },
-        )
-        .await?;
+        stays.hold();
+        shares.push(stays.measure(&shop, "1.1.0", weight).await?);
     }
     let canary = shop.wait_phase("Succeeded").await?;
     ensure!(
@@ -55,7 +50,16 @@ pub async fn good_release(bed: &Bed) -> Result<()> {
         "all traffic is on the primary"
     );
     shop.wait_only("1.1.0").await?;
-    flawless(&shop.close().await?)
+    let whole = shop.close().await?;
+    let figures = Figures::new(
+        "gatewayapi:v1, HTTPRoute",
+        Gateway::Traefik.name(),
+        &whole,
+        0,
+        in_words(&shares),
+    );
+    bed.figures().note("good-release", figures);
+    flawless(&whole)
 }
 
 /// (b) A release with 5 % errors is rolled back; only the canary's own answers failed.

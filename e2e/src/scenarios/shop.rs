@@ -8,10 +8,13 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::bed::parts::{GATEWAY, INGRESS_GATEWAY, ISTIO_GATEWAY, PROMETHEUS, SECOND_GATEWAY};
+use crate::bed::parts::{
+    GATEWAY, INGRESS_GATEWAY, ISTIO_GATEWAY, ISTIO_ROUTE_GATEWAY, ISTIO_SIDECAR, PROMETHEUS,
+    SECOND_GATEWAY,
+};
 use crate::bed::process::Process;
 use crate::bed::{Bed, Namespace};
-use crate::load::{Load, Mark, Report};
+use crate::load::{Load, LoadPlan, Mark, Report};
 
 /// Requests per second on each shop.
 pub const RATE: f64 = 200.0;
@@ -19,6 +22,9 @@ pub const RATE: f64 = 200.0;
 pub const INTERVAL: Duration = Duration::from_secs(3);
 /// More than any single phase takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What visitors call who come by gRPC.
+const GRPC_METHOD: &str = "/shop.v1.Orders/Place";
 
 /// apiVersion and kind of Istio's routes.
 const ISTIO_ROUTES: (&str, &str) = ("networking.istio.io/v1beta1", "VirtualService");
@@ -33,6 +39,9 @@ static ISTIO: OnceCell<()> = OnceCell::const_new();
 pub async fn istio(bed: &Bed) -> Result<()> {
     ISTIO.get_or_try_init(|| bed.start_istio()).await.map(drop)
 }
+
+/// The proxy of a workload in Istio's mesh.
+static SIDECAR: OnceCell<()> = OnceCell::const_new();
 
 /// Starts Serin on this bed unless it runs already.
 pub async fn serin(bed: &Bed) -> Result<()> {
@@ -71,16 +80,59 @@ pub enum Gateway {
     Ingress,
     /// Istio with Envoy; a story brings it up with [`istio`]. Its canaries are for provider `istio`.
     Istio,
+    /// The same Envoy, for routes of the Gateway API.
+    IstioRoutes,
+    /// No gateway: visitors are a workload in Istio's mesh, whose proxy follows routes that have a Service as parent.
+    Mesh,
 }
 
 impl Gateway {
-    /// Name of the Gateway in namespace `gateway`; in `istio-system` for Istio's.
+    /// Brings up what carries the traffic, unless it is up.
+    pub async fn start(self, bed: &Bed) -> Result<()> {
+        match self {
+            Self::Traefik => Ok(()),
+            Self::Contour => bed.start_second_gateway().await,
+            Self::Ingress => bed.start_ingress_gateway().await,
+            Self::Istio | Self::IstioRoutes => istio(bed).await,
+            Self::Mesh => {
+                istio(bed).await?;
+                SIDECAR
+                    .get_or_try_init(|| bed.start_istio_sidecar())
+                    .await
+                    .map(drop)
+            }
+        }
+    }
+
+    /// What it is called where figures are told.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Traefik | Self::Ingress => "traefik",
-            Self::Contour => "contour",
-            Self::Istio => "bed",
+            Self::Traefik | Self::Ingress => "Traefik",
+            Self::Contour => "Contour, Envoy",
+            Self::Istio | Self::IstioRoutes => "istiod, Envoy",
+            Self::Mesh => "istiod, Envoy as sidecar",
+        }
+    }
+
+    /// The parent of a route of the Gateway API that visitors are to find here.
+    #[must_use]
+    pub fn parent(self) -> Value {
+        match self {
+            Self::Traefik | Self::Ingress => json!({"name": "traefik", "namespace": "gateway"}),
+            Self::Contour => json!({"name": "contour", "namespace": "gateway"}),
+            Self::Istio | Self::IstioRoutes => {
+                json!({"name": "bed-api", "namespace": "istio-system"})
+            }
+            Self::Mesh => json!({"group": "", "kind": "Service", "name": "app"}),
+        }
+    }
+
+    /// The host name by which visitors find the app of a namespace.
+    fn host(self, namespace: &Namespace<'_>) -> String {
+        match self {
+            Self::Mesh => format!("app.{}.svc.cluster.local", namespace.name()),
+            _ => namespace.host("app"),
         }
     }
 
@@ -92,6 +144,8 @@ impl Gateway {
             Self::Contour => SECOND_GATEWAY,
             Self::Ingress => INGRESS_GATEWAY,
             Self::Istio => ISTIO_GATEWAY,
+            Self::IstioRoutes => ISTIO_ROUTE_GATEWAY,
+            Self::Mesh => ISTIO_SIDECAR,
         }
     }
 }
@@ -114,6 +168,8 @@ pub struct Plan {
     pub own_route: bool,
     /// Where its visitors come in.
     pub gateway: Gateway,
+    /// Whether they call a method of gRPC.
+    pub grpc: bool,
     /// Kind of the target: a Deployment or a `DaemonSet`.
     pub kind: &'static str,
     /// Further fields of the app's container.
@@ -137,6 +193,7 @@ impl Default for Plan {
             replicas: 2,
             own_route: false,
             gateway: Gateway::Traefik,
+            grpc: false,
             kind: "Deployment",
             container: json!({}),
             scraped: true,
@@ -153,6 +210,7 @@ pub struct Shop<'a> {
     pub load: Option<Load>,
     environment: Vec<(&'static str, &'static str)>,
     pub gateway: Gateway,
+    grpc: bool,
     kind: &'static str,
     more_of_container: Value,
     scraped: bool,
@@ -163,7 +221,7 @@ impl<'a> Shop<'a> {
     /// that the take-over of the running app is judged as well.
     pub async fn open(bed: &'a Bed, name: &str, plan: Plan) -> Result<Self> {
         let namespace = bed.scenario_namespace(name).await?;
-        let host = namespace.host("app");
+        let host = plan.gateway.host(&namespace);
         let mut shop = Self {
             bed,
             namespace,
@@ -171,6 +229,7 @@ impl<'a> Shop<'a> {
             load: None,
             environment: plan.environment.clone(),
             gateway: plan.gateway,
+            grpc: plan.grpc,
             kind: plan.kind,
             more_of_container: plan.container.clone(),
             scraped: plan.scraped,
@@ -203,7 +262,11 @@ impl<'a> Shop<'a> {
         self.bed
             .wait_served_at(self.gateway.address(), &self.host, Duration::from_secs(30))
             .await?;
-        self.load = Some(Load::start(self.gateway.address(), &self.host, rate)?);
+        let method = if self.grpc { GRPC_METHOD } else { "" };
+        let url = format!("{}{method}", self.gateway.address());
+        let mut plan = LoadPlan::new(&url, Some(&self.host), rate);
+        plan.grpc = self.grpc;
+        self.load = Some(Load::start_plan(&plan)?);
         self.bed
             .wait(
                 "the first second of traffic",
@@ -240,7 +303,7 @@ impl<'a> Shop<'a> {
         json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "app"},
             "spec": {
-                "parentRefs": [{"name": self.gateway.name(), "namespace": "gateway"}],
+                "parentRefs": [self.gateway.parent()],
                 "hostnames": [self.host],
                 "rules": [{"backendRefs": [{"name": "app", "port": 80}]}],
             },
@@ -298,10 +361,10 @@ impl<'a> Shop<'a> {
         merge(&mut analysis, &plan.analysis);
         let mut service = json!({"port": 80, "targetPort": 8080, "hosts": [self.host]});
         let provider = if plan.gateway == Gateway::Istio {
-            service["gateways"] = json!([format!("istio-system/{}", plan.gateway.name())]);
+            service["gateways"] = json!(["istio-system/bed"]);
             "istio"
         } else {
-            service["gatewayRefs"] = json!([{"name": plan.gateway.name(), "namespace": "gateway"}]);
+            service["gatewayRefs"] = json!([plan.gateway.parent()]);
             "gatewayapi:v1"
         };
         merge(&mut service, &plan.service);
