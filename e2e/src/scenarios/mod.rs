@@ -95,6 +95,7 @@ const SELDOM: &[&str] = &[
     "traefik-grpcroute",
     "istio-grpcroute",
     "contour-grpcroute",
+    "own-routes",
     "metrics-backends",
     "flaggers-queries",
     "router-budget",
@@ -120,6 +121,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "contour-httproute",
             "contour-httproute-by-header",
             "contour-grpcroute",
+            "own-routes",
         ],
     ),
     (
@@ -130,6 +132,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "nginx-release",
             "nginx-by-header",
             "router-budget",
+            "own-routes",
         ],
     ),
     (
@@ -147,6 +150,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "istio-grpcroute",
             "mesh-httproute",
             "mesh-httproute-by-header",
+            "own-routes",
         ],
     ),
     (
@@ -212,6 +216,12 @@ pub const ALL: &[Scenario] = &[
         "own-route",
         own_route::own_route,
         "routes of the user's own: all rules of both split as asked, hands are put back and named, nothing else changes, all is given back"
+    ),
+    scenario!(
+        Shared,
+        "own-routes",
+        own_route::planes,
+        "a VirtualService, an HTTPProxy, an IngressRoute, a TraefikService and a canary Ingress of the user's own split as asked and are given back; nothing is lost"
     ),
     scenario!(
         Shared,

@@ -1,16 +1,17 @@
-//! Routes that users bring themselves: an `HTTPRoute` and a second one beside it under a real gateway, and a kind that nobody ever heard of.
+//! Routes that users bring themselves: an `HTTPRoute` and a second one beside it under a real gateway, every other kind that a gateway here
+//! carries out, and a kind that nobody ever heard of.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::planes::CROWD;
-use super::shop::{self, Gateway, PATIENCE, Plan, Shop, only_failed, own_service};
+use super::planes::{CROWD, PLAIN, Plane, by_name};
+use super::shop::{self, Gateway, PATIENCE, Plan, Shop, flawless, only_failed, own_service};
 use super::stays::Stays;
 use crate::bed::parts::GATEWAY;
 use crate::bed::{Bed, Namespace};
-use crate::figures::Figures;
+use crate::figures::{Figures, in_words};
 use crate::load::{Load, LoadPlan};
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
@@ -285,6 +286,196 @@ async fn put_back(bed: &Bed, shop: &Shop<'_>) -> Result<()> {
         wait_told(shop, hand).await?;
     }
     Ok(())
+}
+
+/// Both Services of the app as backends of the user's, with weights as most kinds write them.
+fn sides() -> Value {
+    json!([
+        {"name": "app", "port": 80, "weight": 100},
+        {"name": "app-canary", "port": 80, "weight": 0},
+    ])
+}
+
+/// `spec.routeRef` beside what every canary says.
+fn with_reference(api_version: &str, kind: &str, name: &str) -> Value {
+    json!({
+        "service": {"port": 80, "targetPort": 8080},
+        "routeRef": {"apiVersion": api_version, "kind": kind, "name": name},
+    })
+}
+
+/// Kinds of routes beside the Gateway API's, each on what carries it out.
+const PLANES: [Plane; 5] = [
+    Plane {
+        gateway: Gateway::Istio,
+        object: ("networking.istio.io/v1", "VirtualService", "front"),
+        weights: |object| {
+            let route = &object["spec"]["http"][0]["route"];
+            let of = |side: usize| route[side]["weight"].as_i64().unwrap_or(0);
+            (of(0), of(1))
+        },
+        own: || {
+            vec![
+                own_service(),
+                json!({
+                    "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "front"},
+                    "spec": {
+                        "hosts": ["app.${NAMESPACE}.bed"], "gateways": ["istio-system/bed"],
+                        "http": [{"route": [
+                            {"destination": {"host": "app"}, "weight": 100},
+                            {"destination": {"host": "app-canary"}, "weight": 0},
+                        ]}],
+                    },
+                }),
+            ]
+        },
+        spec: || with_reference("networking.istio.io/v1", "VirtualService", "front"),
+        ..PLAIN
+    },
+    Plane {
+        gateway: Gateway::Contour,
+        object: ("projectcontour.io/v1", "HTTPProxy", "front"),
+        weights: |object| of_both(&object["spec"]["routes"][0]["services"]),
+        own: || {
+            vec![
+                own_service(),
+                json!({
+                    "apiVersion": "projectcontour.io/v1", "kind": "HTTPProxy", "metadata": {"name": "front"},
+                    "spec": {
+                        "virtualhost": {"fqdn": "app.${NAMESPACE}.bed"},
+                        "routes": [{"services": sides()}],
+                    },
+                }),
+            ]
+        },
+        spec: || with_reference("projectcontour.io/v1", "HTTPProxy", "front"),
+        ..PLAIN
+    },
+    Plane {
+        gateway: Gateway::Ingress,
+        object: ("traefik.io/v1alpha1", "IngressRoute", "front"),
+        weights: |object| of_both(&object["spec"]["routes"][0]["services"]),
+        own: || vec![own_service(), ingress_route(&sides())],
+        spec: || with_reference("traefik.io/v1alpha1", "IngressRoute", "front"),
+        ..PLAIN
+    },
+    Plane {
+        gateway: Gateway::Ingress,
+        object: ("traefik.io/v1alpha1", "TraefikService", "split"),
+        weights: |object| of_both(&object["spec"]["weighted"]["services"]),
+        own: || {
+            let split = json!({
+                "apiVersion": "traefik.io/v1alpha1", "kind": "TraefikService", "metadata": {"name": "split"},
+                "spec": {"weighted": {"services": sides()}},
+            });
+            let to_it = json!([{"kind": "TraefikService", "name": "split"}]);
+            vec![own_service(), split, ingress_route(&to_it)]
+        },
+        spec: || with_reference("traefik.io/v1alpha1", "TraefikService", "split"),
+        ..PLAIN
+    },
+    Plane {
+        gateway: Gateway::Ingress,
+        object: ("networking.k8s.io/v1", "Ingress", "front-canary"),
+        weights: |object| {
+            let weight = &object["metadata"]["annotations"][CANARY_WEIGHT];
+            let weight = weight.as_str().and_then(|text| text.parse().ok());
+            weight.map_or((-1, -1), |weight: i64| (100 - weight, weight))
+        },
+        own: || {
+            let of_nobody = json!({});
+            let of_canary =
+                json!({"nginx.ingress.kubernetes.io/canary": "true", CANARY_WEIGHT: "0"});
+            vec![
+                own_service(),
+                ingress("front", "app", &of_nobody),
+                ingress("front-canary", "app-canary", &of_canary),
+            ]
+        },
+        spec: || with_reference("networking.k8s.io/v1", "Ingress", "front-canary"),
+        ..PLAIN
+    },
+];
+
+const CANARY_WEIGHT: &str = "nginx.ingress.kubernetes.io/canary-weight";
+
+fn of_both(backends: &Value) -> (i64, i64) {
+    (by_name(backends, "app"), by_name(backends, "app-canary"))
+}
+
+fn ingress_route(services: &Value) -> Value {
+    json!({
+        "apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": {"name": "front"},
+        "spec": {
+            "entryPoints": ["web"],
+            "routes": [{"kind": "Rule", "match": "Host(`app.${NAMESPACE}.bed`)", "services": services}],
+        },
+    })
+}
+
+fn ingress(name: &str, service: &str, annotations: &Value) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": {
+            "ingressClassName": "nginx",
+            "rules": [{
+                "host": "app.${NAMESPACE}.bed",
+                "http": {"paths": [{
+                    "path": "/", "pathType": "Prefix",
+                    "backend": {"service": {"name": service, "port": {"number": 80}}},
+                }]},
+            }],
+        },
+    })
+}
+
+/// A release through each of these kinds, one after the other.
+pub async fn planes(bed: &Bed) -> Result<()> {
+    shop::serin(bed).await?;
+    for plane in &PLANES {
+        through(bed, plane)
+            .await
+            .with_context(|| format!("through {} of the user's own", plane.object.1))?;
+    }
+    Ok(())
+}
+
+/// A release through one kind: split as asked, given back as it was, and nothing is lost.
+async fn through(bed: &Bed, plane: &Plane) -> Result<()> {
+    plane.gateway.start(bed).await?;
+    let stays = Stays::start().await?;
+    let analysis =
+        json!({"threshold": 1, "stepWeight": 30, "maxWeight": 60, "webhooks": stays.hooks()});
+    let shop = Shop::open(bed, "own-routes", plane.plan(analysis)).await?;
+    let (api_version, kind, name) = plane.object;
+    let object = async || shop.namespace.get(api_version, kind, name).await;
+    let before = written(&object().await?);
+    shop.release("1.1.0").await?;
+    let mut shares = Vec::new();
+    for weight in [30, 60] {
+        plane.wait_weights(&shop, (100 - weight, weight)).await?;
+        stays.hold();
+        shares.push(stays.measure(&shop, "1.1.0", weight).await?);
+    }
+    shop.wait_phase("Succeeded").await?;
+    shop.wait_only("1.1.0").await?;
+    bed.wait("the route to be given back", PATIENCE, async || {
+        let now = written(&object().await?);
+        let same = now.0 == before.0 && now.1 == before.1;
+        Ok((same && !now.2.iter().any(|owner| owner == "serin")).then_some(()))
+    })
+    .await?;
+    let whole = shop.close().await?;
+    let figures = Figures::new(
+        &format!("own {kind}"),
+        plane.gateway.name(),
+        &whole,
+        0,
+        in_words(&shares),
+    );
+    bed.figures().note("own-routes", figures);
+    flawless(&whole)
 }
 
 const OTHER_KIND: &str = r"
