@@ -201,6 +201,9 @@ const BEHIND_ANY: [&str; 6] = [
 /// Rows that may have them beside the provider's own.
 const BESIDE_OWN: [&str; 2] = ["http", "pods"];
 
+/// Rows that see no more of a call of gRPC than HTTP's status, which is 200 whatever became of the call.
+const BLIND_TO_GRPC: [&str; 3] = ["istio", "contour", "traefik-gateway"];
+
 /// Which row a provider name means: by exact name or by prefix. Everything else, all `smi:*` too, has Istio's metrics.
 const BY_NAME: [(&str, bool, &str); 15] = [
     ("appmesh", true, "appmesh"),
@@ -416,6 +419,12 @@ fn words(name: &str) -> String {
 }
 
 impl Observer {
+    /// Whether it can tell a call of gRPC that went wrong from one that went well.
+    #[must_use]
+    pub fn sees_grpc(&self) -> bool {
+        !BLIND_TO_GRPC.contains(&self.name)
+    }
+
     /// The query for `request-success-rate`, in percent.
     #[must_use]
     pub fn success_rate(&self, names: Names<'_>, interval: &str) -> String {

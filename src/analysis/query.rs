@@ -9,7 +9,7 @@ use super::sampling::{SCRAPE, ScrapeQuery, scrape_options};
 use super::template::{TemplateContext, render};
 use crate::api::{
     Canary, CanaryMetric, CrossNamespaceRef, MetricProviderType, MetricTemplate, ProblemSeverity,
-    TargetKind,
+    RouteKind, TargetKind,
 };
 use crate::object::{Kind, Object, ObjectRef, Reading, kinds};
 use std::collections::BTreeMap;
@@ -284,7 +284,10 @@ pub fn sources(
         lookup,
         route: route(canary, lookup).ok()?,
     };
-    let rows = candidates(&metrics_provider(canary, flags.mesh_provider));
+    let mut rows = candidates(&metrics_provider(canary, flags.mesh_provider));
+    if routes_grpc(canary) {
+        rows.retain(|row| row.sees_grpc());
+    }
     let names = asker.names();
     let query = presence_query(&checks, &rows, names);
     let metric = CanaryMetric {
@@ -304,6 +307,18 @@ pub fn sources(
         checks,
         rows,
     })
+}
+
+/// Whether what is routed is calls of gRPC, of which HTTP's status says nothing.
+fn routes_grpc(canary: &Canary) -> bool {
+    let service = canary.spec.service.as_ref();
+    service.is_some_and(|service| service.route_kind == Some(RouteKind::Grpc))
+        || canary
+            .spec
+            .route_ref
+            .iter()
+            .chain(&canary.spec.route_refs)
+            .any(|route| route.kind == "GRPCRoute")
 }
 
 /// The route's name: `routeRef`, for Knative the latest revision that was created, else the target.

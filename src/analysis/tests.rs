@@ -677,3 +677,34 @@ fn what_may_be_a_credential_is_not_printed() {
         );
     }
 }
+
+#[test]
+fn given_calls_of_grpc_then_no_series_is_asked_that_knows_their_http_status_alone() {
+    const OF_GATEWAYS: [&str; 3] = [
+        "istio_requests_total",
+        "envoy_cluster_upstream_rq",
+        "traefik_service_request_duration_seconds_count",
+    ];
+    let asked = |canary: &Canary| -> usize {
+        let found = sources(canary, flags("", "http://prometheus:9090"), &nothing).unwrap();
+        let query = format!("{:?}", found.query);
+        assert!(query.contains("http_request_duration_seconds_count"));
+        let series = OF_GATEWAYS.iter();
+        series.filter(|series| query.contains(*series)).count()
+    };
+    let metrics = "    - {name: request-success-rate, interval: 1m, thresholdRange: {min: 99}}";
+    let mut one = canary(metrics);
+    one.spec.provider = Some("gatewayapi:v1".to_owned());
+    assert_eq!(asked(&one), 3);
+    let mut generated = one.clone();
+    let service = json!({"port": 80, "routeKind": "GRPCRoute"});
+    generated.spec.service = serde_json::from_value(service).unwrap();
+    assert_eq!(asked(&generated), 0);
+    let reference =
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "name": "front"});
+    let mut own = one.clone();
+    own.spec.route_ref = serde_json::from_value(reference.clone()).unwrap();
+    assert_eq!(asked(&own), 0);
+    one.spec.route_refs = serde_json::from_value(json!([reference])).unwrap();
+    assert_eq!(asked(&one), 0);
+}
