@@ -206,6 +206,12 @@ impl Bed {
         self.ingress_gateway.get_or_try_init(start).await.map(drop)
     }
 
+    /// Brings up a Traefik that reads its own resources and lets a Service without pods pass, at [`parts::LENIENT_GATEWAY`].
+    pub async fn start_lenient_gateway(&self) -> Result<()> {
+        self.start_ingress_gateway().await?;
+        self.start_part(Part::TraefikLenient).await
+    }
+
     async fn bring_up_ingress_gateway(&self) -> Result<()> {
         let file = tokio::task::spawn_blocking(tools::traefik_definitions).await??;
         let definitions = std::fs::read_to_string(&file)

@@ -24,10 +24,13 @@ pub const ISTIO_ROUTE_GATEWAY: &str = "http://127.0.0.1:8004";
 pub const ISTIO_SIDECAR: &str = "http://127.0.0.1:8005";
 /// Where requests enter that Ingresses and Traefik's own resources lead on, where a story has brought that up.
 pub const INGRESS_GATEWAY: &str = "http://127.0.0.1:8010";
+/// The same for a Traefik that takes a Service without pods for one that answers 503, and not for a mistake.
+pub const LENIENT_GATEWAY: &str = "http://127.0.0.1:8011";
 /// Where Prometheus answers.
 pub const PROMETHEUS: &str = "http://127.0.0.1:9090";
 const TRAEFIK_METRICS: &str = "127.0.0.1:8899";
 const INGRESS_METRICS: &str = "127.0.0.1:8898";
+const LENIENT_METRICS: &str = "127.0.0.1:8897";
 const ENVOY_METRICS: &str = "127.0.0.1:18010";
 const ISTIO_METRICS: &str = "127.0.0.1:15000";
 const SIDECAR_METRICS: &str = "127.0.0.1:15002";
@@ -55,13 +58,14 @@ pub enum Part {
     Contour,
     Envoy,
     TraefikIngress,
+    TraefikLenient,
     Istiod,
     IstioGateway,
     IstioSidecar,
 }
 
 impl Part {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Etcd,
         Self::ApiServer,
         Self::ControllerManager,
@@ -71,6 +75,7 @@ impl Part {
         Self::Contour,
         Self::Envoy,
         Self::TraefikIngress,
+        Self::TraefikLenient,
         Self::Istiod,
         Self::IstioGateway,
         Self::IstioSidecar,
@@ -89,6 +94,7 @@ impl Part {
             Self::Contour => "contour",
             Self::Envoy => "envoy",
             Self::TraefikIngress => "traefik-ingress",
+            Self::TraefikLenient => "traefik-lenient",
             Self::Istiod => "istiod",
             Self::IstioGateway => "istio-gateway",
             Self::IstioSidecar => "istio-sidecar",
@@ -107,6 +113,7 @@ impl Part {
             Self::Contour => contour(state)?,
             Self::Envoy => envoy(state)?,
             Self::TraefikIngress => traefik_ingress(tools, state),
+            Self::TraefikLenient => traefik_lenient(tools, state),
             Self::Istiod => istiod(state)?,
             Self::IstioGateway => istio_proxy(state, &INGRESS_PROXY)?,
             Self::IstioSidecar => istio_proxy(state, &SIDECAR_PROXY)?,
@@ -147,6 +154,7 @@ impl Part {
             Self::Contour => answers("http://127.0.0.1:18003/healthz".to_owned()).await,
             Self::Envoy => answers(format!("http://{ENVOY_METRICS}/ready")).await,
             Self::TraefikIngress => answers(format!("http://{INGRESS_METRICS}/ping")).await,
+            Self::TraefikLenient => answers(format!("http://{LENIENT_METRICS}/ping")).await,
             Self::Istiod => answers("http://127.0.0.1:15080/ready".to_owned()).await,
             Self::IstioGateway => answers(format!("http://{ISTIO_METRICS}/ready")).await,
             Self::IstioSidecar => answers(format!("http://{SIDECAR_METRICS}/ready")).await,
@@ -304,6 +312,13 @@ fn traefik_ingress(tools: &Tools, state: &Path) -> Program {
         "--providers.kubernetescrd=true",
         "--providers.kubernetesingressnginx=true",
         "--providers.kubernetesingressnginx.throttleduration=100ms",
+    ])
+}
+
+fn traefik_lenient(tools: &Tools, state: &Path) -> Program {
+    traefik_at(tools, state, LENIENT_GATEWAY, LENIENT_METRICS).args([
+        "--providers.kubernetescrd=true",
+        "--providers.kubernetescrd.allowemptyservices=true",
     ])
 }
 

@@ -352,7 +352,7 @@ const PLANES: [Plane; 5] = [
         ..PLAIN
     },
     Plane {
-        gateway: Gateway::Ingress,
+        gateway: Gateway::Lenient,
         object: ("traefik.io/v1alpha1", "IngressRoute", "front"),
         weights: |object| of_both(&object["spec"]["routes"][0]["services"]),
         own: || vec![own_service(), ingress_route(&sides())],
@@ -360,7 +360,7 @@ const PLANES: [Plane; 5] = [
         ..PLAIN
     },
     Plane {
-        gateway: Gateway::Ingress,
+        gateway: Gateway::Lenient,
         object: ("traefik.io/v1alpha1", "TraefikService", "split"),
         weights: |object| of_both(&object["spec"]["weighted"]["services"]),
         own: || {

@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::shop::{Gateway, PATIENCE, Plan, RATE, Shop, flawless, only_failed};
-use super::stays::Stays;
+use super::stays::{ENOUGH, Stays};
 use crate::bed::Bed;
 use crate::figures::{Figures, Share, in_words};
 use crate::load::{HeaderGroup, Load, LoadPlan, Mark, Report};
@@ -277,21 +277,20 @@ impl Plane {
             "it comes back with the split of the run: {}",
             shop.status().await?
         );
-        let again = if self.needed {
-            // Until the plane has read it nobody is led anywhere.
-            let served = async || {
-                let load = shop.load()?;
-                let recent = load.report_since(load.mark_ago(Duration::from_millis(500)));
-                Ok((recent.answered() > 50 && recent.none_lost().is_ok()).then_some(()))
-            };
-            shop.bed
-                .wait("the plane to have it again", PATIENCE, served)
-                .await?;
-            shop.load()?.mark()
-        } else {
-            gone
+        // Until the plane has read that it was gone and that it is back, nobody is led anywhere: so many answers later both are over.
+        let over = async || {
+            let answered = shop.load()?.report_since(gone).answered();
+            Ok((answered >= ENOUGH).then_some(()))
         };
+        shop.bed
+            .wait("the plane to have it again", PATIENCE, over)
+            .await?;
+        let again = shop.load()?.mark();
         let lost = shop.load()?.settled_between(gone, again).await.lost();
+        ensure!(
+            self.needed || lost == 0,
+            "{lost} requests were lost while the object was away, which nobody needed"
+        );
         stays.let_go();
         shop.wait_phase("Succeeded").await?;
         shop.wait_only("1.3.0").await?;

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::bed::parts::{
-    GATEWAY, INGRESS_GATEWAY, ISTIO_GATEWAY, ISTIO_ROUTE_GATEWAY, ISTIO_SIDECAR, PROMETHEUS,
-    SECOND_GATEWAY,
+    GATEWAY, INGRESS_GATEWAY, ISTIO_GATEWAY, ISTIO_ROUTE_GATEWAY, ISTIO_SIDECAR, LENIENT_GATEWAY,
+    PROMETHEUS, SECOND_GATEWAY,
 };
 use crate::bed::process::Process;
 use crate::bed::{Bed, Namespace};
@@ -42,6 +42,9 @@ pub async fn istio(bed: &Bed) -> Result<()> {
 
 /// The proxy of a workload in Istio's mesh.
 static SIDECAR: OnceCell<()> = OnceCell::const_new();
+
+/// The Traefik that lets Services without pods pass.
+static LENIENT: OnceCell<()> = OnceCell::const_new();
 
 /// Starts Serin on this bed unless it runs already.
 pub async fn serin(bed: &Bed) -> Result<()> {
@@ -78,6 +81,8 @@ pub enum Gateway {
     Contour,
     /// Traefik reading Ingresses and resources of its own; a story brings it up with [`Bed::start_ingress_gateway`].
     Ingress,
+    /// The same with `allowEmptyServices`: routes that name the canary's Service while it has no pods are no mistake.
+    Lenient,
     /// Istio with Envoy; a story brings it up with [`istio`]. Its canaries are for provider `istio`.
     Istio,
     /// The same Envoy, for routes of the Gateway API.
@@ -93,6 +98,10 @@ impl Gateway {
             Self::Traefik => Ok(()),
             Self::Contour => bed.start_second_gateway().await,
             Self::Ingress => bed.start_ingress_gateway().await,
+            Self::Lenient => LENIENT
+                .get_or_try_init(|| bed.start_lenient_gateway())
+                .await
+                .map(drop),
             Self::Istio | Self::IstioRoutes => istio(bed).await,
             Self::Mesh => {
                 istio(bed).await?;
@@ -109,6 +118,7 @@ impl Gateway {
     pub fn name(self) -> &'static str {
         match self {
             Self::Traefik | Self::Ingress => "Traefik",
+            Self::Lenient => "Traefik with allowEmptyServices",
             Self::Contour => "Contour, Envoy",
             Self::Istio | Self::IstioRoutes => "istiod, Envoy",
             Self::Mesh => "istiod, Envoy as sidecar",
@@ -119,7 +129,9 @@ impl Gateway {
     #[must_use]
     pub fn parent(self) -> Value {
         match self {
-            Self::Traefik | Self::Ingress => json!({"name": "traefik", "namespace": "gateway"}),
+            Self::Traefik | Self::Ingress | Self::Lenient => {
+                json!({"name": "traefik", "namespace": "gateway"})
+            }
             Self::Contour => json!({"name": "contour", "namespace": "gateway"}),
             Self::Istio | Self::IstioRoutes => {
                 json!({"name": "bed-api", "namespace": "istio-system"})
@@ -143,6 +155,7 @@ impl Gateway {
             Self::Traefik => GATEWAY,
             Self::Contour => SECOND_GATEWAY,
             Self::Ingress => INGRESS_GATEWAY,
+            Self::Lenient => LENIENT_GATEWAY,
             Self::Istio => ISTIO_GATEWAY,
             Self::IstioRoutes => ISTIO_ROUTE_GATEWAY,
             Self::Mesh => ISTIO_SIDECAR,
