@@ -13,7 +13,7 @@ use crate::figures::{Figures, Share, in_words};
 use crate::load::{HeaderGroup, Load, LoadPlan, Mark, Report};
 
 /// Requests per second where splits are measured.
-pub const CROWD: f64 = 400.0;
+pub const CROWD: f64 = 300.0;
 /// The name under which somebody edits by hand.
 const NIGHT_SHIFT: &str = "night-shift";
 

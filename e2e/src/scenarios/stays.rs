@@ -70,8 +70,9 @@ impl Stays {
                     Ok(loads
                         .iter()
                         .all(|load| {
-                            let recent = load.report_since(load.mark_ago(Duration::from_secs(1)));
-                            recent.answered() > 20
+                            // Enough to tell the weight from the one before.
+                            let recent = load.report_since(load.mark_ago(Duration::from_secs(2)));
+                            recent.answered() > 100
                                 && recent.split_within(version, expected, 3.0).is_ok()
                         })
                         .then_some(()))
@@ -94,8 +95,8 @@ impl Stays {
                     until = sent;
                     let counted: u64 = loads
                         .iter()
-                        .zip(&from)
-                        .map(|(load, from)| load.report_since(*from).answered())
+                        .zip(from.iter().zip(&until))
+                        .map(|(load, (from, until))| load.report_between(*from, *until).answered())
                         .sum();
                     if counted >= ENOUGH {
                         self.let_go();
