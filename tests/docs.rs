@@ -542,6 +542,46 @@ fn the_reference_of_scenarios_is_their_table() {
     );
 }
 
+/// `e2e/figures.tsv` is written by the stories themselves, with `SERIN_FIGURES`.
+#[test]
+fn the_reference_of_planes_is_what_the_stories_measured() {
+    let scenarios = page("e2e/src/scenarios/mod.rs");
+    let text = page("e2e/figures.tsv");
+    let mut lines = text.lines().map(|line| line.split('\t'));
+    let columns: Vec<&str> = lines.next().unwrap().collect();
+    let expected = [
+        "scenario", "route", "plane", "sent", "lost", "away", "split", "seconds",
+    ];
+    assert_eq!(columns, expected);
+    let mut rows: Vec<[String; 8]> = lines
+        .map(|line| {
+            let cells: Vec<String> = line.map(cell).collect();
+            cells.try_into().unwrap()
+        })
+        .collect();
+    rows.sort_by_key(|row| [1, 0, 2].map(|column| row[column].clone()));
+    let mut table = String::from(
+        "| route | scenario | plane | sent | lost | while the route was away | split asked: measured of answers | s |\n\
+         |---|---|---|---:|---:|---:|---|---:|\n",
+    );
+    for [scenario, route, plane, sent, lost, away, split, seconds] in rows {
+        assert!(
+            scenarios.contains(&format!("\"{scenario}\"")),
+            "e2e/figures.tsv tells of {scenario}, which is no scenario"
+        );
+        let _ = writeln!(
+            table,
+            "| {route} | `{scenario}` | {plane} | {sent} | {lost} | {away} | {split} | {seconds} |"
+        );
+    }
+    generated_part(
+        "docs/testing.md",
+        "figures of the planes",
+        "e2e/figures.tsv",
+        &table,
+    );
+}
+
 // ---- annotations and labels
 
 #[test]
