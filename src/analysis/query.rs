@@ -11,7 +11,7 @@ use crate::api::{
     Canary, CanaryMetric, CrossNamespaceRef, MetricProviderType, MetricTemplate, ProblemSeverity,
     RouteKind, TargetKind,
 };
-use crate::object::{Kind, Object, ObjectRef, Reading, kinds};
+use crate::object::{Object, ObjectRef, Reading, kinds};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -20,8 +20,6 @@ use std::time::Duration;
 pub const REQUEST_SUCCESS_RATE: &str = "request-success-rate";
 /// The name of the built-in duration.
 pub const REQUEST_DURATION: &str = "request-duration";
-
-const KNATIVE_SERVICE: Kind = Kind::namespaced("serving.knative.dev", "v1", "Service", "services");
 
 /// What a measured number means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -328,7 +326,8 @@ fn route(canary: &Canary, lookup: &dyn Fn(&ObjectRef) -> Reading) -> Result<Stri
         return Ok(route.name.clone());
     }
     if spec.target_ref.target_kind() == TargetKind::Knative {
-        let service = KNATIVE_SERVICE.named(&canary.metadata.namespace, &spec.target_ref.name);
+        let service =
+            kinds::KNATIVE_SERVICE.named(&canary.metadata.namespace, &spec.target_ref.name);
         let reading = lookup(&service);
         if let Some(why) = reading.unknown() {
             return Err(format!("{service}: {why}"));

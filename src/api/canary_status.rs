@@ -230,7 +230,7 @@ pub struct Run {
     /// Hash of the revision of the target that is judged.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub revision: String,
-    /// Name of the ControllerRevision that keeps the judged template.
+    /// Name of the ControllerRevision, or of the Knative Revision, that keeps the judged template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
     /// ConfigMaps and Secrets of the judged revision, each with a checksum of its content.
@@ -370,7 +370,7 @@ pub struct Promoted {
     /// Hash of the promoted revision.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub revision: String,
-    /// Name of the ControllerRevision that keeps the promoted template.
+    /// Name of the ControllerRevision, or of the Knative Revision, that keeps the promoted template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
     /// ConfigMaps and Secrets of the promoted revision, each with a checksum of its content.

@@ -8,7 +8,7 @@ use crate::api::{
 };
 use crate::controller::permissions;
 use crate::object::{Kind, kinds};
-use crate::{routing, workload};
+use crate::routing;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use kube::api::{ApiResource, DynamicObject, ListParams};
@@ -217,10 +217,6 @@ fn account(canary: &Canary, templates: &[MetricTemplate], setting: &Setting) -> 
             ProblemSeverity::Error => refused.push(problem.to_string()),
             ProblemSeverity::Warning => differs.push(problem.to_string()),
         }
-    }
-    let kind = &canary.spec.target_ref.kind;
-    if workload::target_of(canary).is_none() {
-        refused.push(format!("spec.targetRef.kind: {kind} is not there yet"));
     }
     let provider = canary.spec.provider_or(&setting.mesh_provider);
     match routing::router_of(canary, provider) {

@@ -118,6 +118,14 @@ pub static PROVIDERS: &[(&str, &[Grant])] = &[
             on(kinds::DESTINATION_RULE, OWN),
         ],
     ),
+    // The Service is the user's and its Revisions are Knative's.
+    (
+        "knative",
+        &[
+            on(kinds::KNATIVE_SERVICE, SHIFT),
+            on(kinds::KNATIVE_REVISION, READ),
+        ],
+    ),
     ("kubernetes", &[]),
     ("kuma", &[on(kinds::TRAFFIC_ROUTE, OWN_AND_REMOVE)]),
     ("linkerd", &[on(kinds::TRAFFIC_SPLIT_V1ALPHA1, OWN)]),
@@ -287,10 +295,16 @@ mod tests {
                 .unwrap_or_else(|| panic!("PROVIDERS has no row for {provider}"));
             let router = routing::router(provider).unwrap();
             for object in router.objects(&canary(provider)) {
+                // A Knative Service is the user's, like a route of their own.
+                let wanted = if object.kind == kinds::KNATIVE_SERVICE {
+                    SHIFT
+                } else {
+                    OWN
+                };
                 let granted = grants.iter().chain(CORE).any(|grant| {
                     (&grant.kind.group, &grant.kind.plural)
                         == (&object.kind.group, &object.kind.plural)
-                        && OWN.iter().all(|verb| grant.verbs.contains(verb))
+                        && wanted.iter().all(|verb| grant.verbs.contains(verb))
                 });
                 assert!(
                     granted,
@@ -386,7 +400,12 @@ mod tests {
                 for verb in grant.verbs {
                     assert!(!verb.contains('*') && !grant.kind.plural.contains('*'));
                     assert!(
-                        seen.insert((grant.kind.plural.clone(), grant.subresource, *verb)),
+                        seen.insert((
+                            &grant.kind.group,
+                            &grant.kind.plural,
+                            grant.subresource,
+                            *verb
+                        )),
                         "{provider}: {} {} twice: {verb}",
                         grant.kind.kind,
                         grant.subresource

@@ -269,4 +269,8 @@ pub mod kinds {
     );
     pub const APISIX_ROUTE: Kind =
         Kind::namespaced("apisix.apache.org", "v2", "ApisixRoute", "apisixroutes");
+    pub const KNATIVE_SERVICE: Kind =
+        Kind::namespaced("serving.knative.dev", "v1", "Service", "services");
+    pub const KNATIVE_REVISION: Kind =
+        Kind::namespaced("serving.knative.dev", "v1", "Revision", "revisions");
 }

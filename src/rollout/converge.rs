@@ -2,7 +2,7 @@
 //! that keeps traffic served: what is kept and created first, then routes, and what takes pods away last.
 
 use super::pass::split_of;
-use super::stage::Stage;
+use super::stage::{Stage, revisions};
 use super::view::{Identity, Side, View};
 use crate::api::{CanaryStatus, Phase, Run};
 use crate::object::{
@@ -12,7 +12,9 @@ use crate::object::{
 use crate::routing::{Cookies, RouteRequest, Split, Weight};
 use crate::workload::revision::{self, KeptRevision};
 use crate::workload::services::{self, ServiceRole};
-use crate::workload::{self, PrimaryRequest, WorkloadError, autoscaler, configs, service_target};
+use crate::workload::{
+    self, PrimaryRequest, Sides, WorkloadError, autoscaler, configs, service_target,
+};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -191,7 +193,10 @@ fn fill(
     plan: &mut Plan,
 ) -> Result<(), (&'static str, String)> {
     let unfit = |error: WorkloadError| ("TargetUnfit", error.to_string());
-    keep_revisions(view, status, plan)?;
+    let sides = view.kind.sides();
+    if sides != Sides::Revisions {
+        keep_revisions(view, status, plan)?;
+    }
     let ports = view.kind.ports(&view.target, view.canary);
     let service = |role: ServiceRole| {
         let part = ("service", role, &view.selector, &ports);
@@ -207,12 +212,14 @@ fn fill(
         }
         Ok(write)
     };
-    let clone = if view.kind.has_pods() {
-        plan.writes.extend(service(ServiceRole::Canary)?);
-        plan.writes.extend(service(ServiceRole::Primary)?);
-        None
-    } else {
-        canary_clone(view, status)?
+    let clone = match sides {
+        Sides::Pods => {
+            plan.writes.extend(service(ServiceRole::Canary)?);
+            plan.writes.extend(service(ServiceRole::Primary)?);
+            None
+        }
+        Sides::Clones => canary_clone(view, status)?,
+        Sides::Revisions => None,
     };
     // A clone that is there changes what it leads to only after the routes have been told.
     let (first, later) = match clone {
@@ -245,7 +252,9 @@ fn fill(
         plan.writes
             .extend(writes.map_err(|error| ("RouteNotWritable", error.to_string()))?);
     }
-    if let Some((hash, configs)) = intent.primary {
+    if let Some((hash, configs)) = intent.primary
+        && sides != Sides::Revisions
+    {
         if intent.copies || view.primary.is_absent() {
             copy_configs(view, configs, plan)?;
         }
@@ -316,11 +325,16 @@ fn canary_clone(
         .map_err(|error| ("TargetUnfit", error.to_string()))
 }
 
-fn route_request<'v>(view: &'v View<'_>, status: &CanaryStatus, split: Split) -> RouteRequest<'v> {
+fn route_request<'v>(
+    view: &'v View<'_>,
+    status: &'v CanaryStatus,
+    split: Split,
+) -> RouteRequest<'v> {
     RouteRequest {
         canary: view.canary,
         settings: &view.snapshot.settings.routing,
         split,
+        revisions: revisions(status),
         cookies: Cookies {
             canary: status.session_affinity_cookie.clone(),
             primary: status.primary_session_affinity_cookie.clone(),
@@ -341,6 +355,7 @@ fn route_writes(
         "route",
         split.canary.percent(),
         split.mirrored,
+        request.revisions,
         &request.cookies,
         &view.selector.key,
     );
@@ -591,8 +606,11 @@ fn keep_revisions(
     Ok(())
 }
 
-/// Keeps what a primary that is taken over was found to run.
+/// Keeps what a primary that is taken over was found to run, where nobody else does.
 pub(super) fn keep_found(view: &View<'_>, found: &Identity, template: Value) -> Option<Write> {
+    if view.kind.sides() == Sides::Revisions {
+        return None;
+    }
     let live = view
         .snapshot
         .object(&revision::object_ref(view.canary, &found.revision));
@@ -797,6 +815,10 @@ pub(super) fn primary_carries(view: &View<'_>, status: &CanaryStatus) -> bool {
     let Some(live) = view.primary.object() else {
         return false;
     };
+    if view.kind.sides() == Sides::Revisions {
+        // It is that revision.
+        return true;
+    }
     if is_flaggers(view) && is_promoted(status, hash, configs) {
         return true;
     }

@@ -5,7 +5,7 @@
 pub type Reason = (&'static str, &'static str);
 
 /// Reasons of conditions, beside the phases.
-pub const OF_CONDITIONS: [Reason; 28] = [
+pub const OF_CONDITIONS: [Reason; 27] = [
     ("Accepted", "the spec can be carried out"),
     ("NotStalled", "work goes on by itself, or there is none"),
     (
@@ -27,10 +27,6 @@ pub const OF_CONDITIONS: [Reason; 28] = [
     (
         "TargetNotFound",
         "the object that `spec.targetRef` names does not exist",
-    ),
-    (
-        "TargetNotSupported",
-        "the target is of a kind that Serin does not control",
     ),
     (
         "TargetUnfit",

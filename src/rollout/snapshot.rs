@@ -9,7 +9,7 @@ use crate::api::Canary;
 use crate::object::{Endpoints, Kind, Object, ObjectRef, Reading, kinds};
 use crate::routing::RoutingSettings;
 use crate::workload::configs::{self, ConfigReference};
-use crate::workload::{Target, WorkloadSettings, revision_hash};
+use crate::workload::{Sides, Target, WorkloadSettings, revision_hash};
 use jiff::Timestamp;
 use serde_json::Value;
 use std::cell::RefCell;
@@ -340,7 +340,10 @@ impl Snapshot {
             return TargetFacts::of(kind, target);
         };
         match known.as_mut() {
-            Some(facts) if asks_the_same(&facts.object, target) => {
+            // Which Revision Knative made last stands in the status.
+            Some(facts)
+                if kind.sides() != Sides::Revisions && asks_the_same(&facts.object, target) =>
+            {
                 facts.object = Arc::clone(target);
                 facts.clone()
             }

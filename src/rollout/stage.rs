@@ -1,4 +1,7 @@
-//! What a run is doing, finer than the phase; the words stand in `status.run.stage`.
+//! What a run is doing, finer than the phase; the words stand in `status.run.stage`. And which revisions the two sides are meanwhile.
+
+use crate::api::CanaryStatus;
+use crate::routing::Revisions;
 
 /// A stage of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +64,15 @@ impl Stage {
         )
     }
 
+    /// Whether the primary runs what is judged, or is about to.
+    #[must_use]
+    pub fn hands_over(self) -> bool {
+        matches!(
+            self,
+            Self::Initializing | Self::Promoting | Self::Returning | Self::ScalingDown
+        )
+    }
+
     /// The stage of a word; `None` for one that this version doesn't know.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
@@ -68,5 +80,24 @@ impl Stage {
             .iter()
             .find(|(_, known)| *known == word)
             .map(|(stage, _)| *stage)
+    }
+}
+
+/// The objects that keep the revisions of the two sides, by what a status says.
+pub(super) fn revisions(status: &CanaryStatus) -> Revisions<'_> {
+    let judged = status.run.as_ref().and_then(|run| {
+        let stage = Stage::parse(&run.stage)?;
+        Some((stage, run.template.as_deref()?))
+    });
+    let promoted = status
+        .promoted
+        .as_ref()
+        .and_then(|promoted| promoted.template.as_deref());
+    Revisions {
+        primary: match judged {
+            Some((stage, judged)) if stage.hands_over() => Some(judged),
+            _ => promoted,
+        },
+        canary: judged.map(|(_, judged)| judged),
     }
 }

@@ -2,13 +2,14 @@
 //! each side has, what the route says. What can't be read or carried out becomes an [`Obstacle`] that says so.
 
 use super::snapshot::{ListRef, Snapshot};
+use super::stage::revisions;
 use crate::api::Canary;
 use crate::object::{Endpoints, Object, ObjectRef, Reading, kinds};
 use crate::routing::{self, Observed, Refusal, RouteError, Router, Split};
 use crate::workload::configs::{self, ConfigReference, Tracking};
 use crate::workload::services::ServiceRole;
 use crate::workload::{
-    self, Readiness, ReadinessRule, SelectorLabel, Target, WorkloadError, autoscaler,
+    self, Readiness, ReadinessRule, SelectorLabel, Sides, Target, WorkloadError, autoscaler,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -64,7 +65,12 @@ pub(super) struct View<'a> {
     pub template: Arc<Value>,
     /// The target's revision and configs now.
     pub identity: Identity,
+    /// What carries the primary's side, and its name.
     pub primary: Reading,
+    pub primary_name: ObjectRef,
+    /// What carries the canary's side, and its name: the target itself where it has pods.
+    pub judged: Reading,
+    pub judged_name: ObjectRef,
     pub autoscaler: Option<Reading>,
     /// The configs that are copied for the primary.
     pub tracked: Vec<TrackedConfig>,
@@ -81,7 +87,7 @@ impl<'a> View<'a> {
     /// Looks at everything.
     pub fn look(snapshot: &'a Snapshot) -> Result<Self, Obstacle> {
         let canary: &Canary = &snapshot.canary;
-        let kind = target_kind(canary)?;
+        let kind = workload::target_of(canary);
         let (router, warnings) = router(snapshot)?;
         refuse_rivals(snapshot)?;
         let target = present(snapshot, &kind.target(canary), "TargetNotFound")?;
@@ -98,32 +104,38 @@ impl<'a> View<'a> {
             revision: facts.revision,
             configs,
         };
-        let primary = snapshot.object(&kind.primary(canary));
-        if let Some(why) = primary.unknown() {
-            return Err(Obstacle::Unknown(format!(
-                "{} can't be read: {why}",
-                kind.primary(canary)
-            )));
+        let named = canary.status.as_ref().map(revisions).unwrap_or_default();
+        let (primary_name, judged_name) = kind.carriers(canary, &target, named);
+        let (primary, judged) = (
+            snapshot.object(&primary_name),
+            snapshot.object(&judged_name),
+        );
+        for (name, reading) in [(&primary_name, &primary), (&judged_name, &judged)] {
+            if let Some(why) = reading.unknown() {
+                return Err(Obstacle::Unknown(format!("{name} can't be read: {why}")));
+            }
         }
-        refuse_foreign(canary, &kind.primary(canary), &primary)?;
+        if kind.sides() != Sides::Revisions {
+            refuse_foreign(canary, &primary_name, &primary)?;
+        }
         let autoscaler = autoscaler::source(canary).map(|name| snapshot.object(&name));
         let lookup = |name: &ObjectRef| snapshot.object(name);
         let route = router.observed(canary, &snapshot.settings.routing, &lookup);
         refuse_unfit_route(canary, router, &lookup)?;
-        let endpoints = |service: &str| {
+        let one = |answers: bool| Endpoints {
+            total: 1,
+            ready: usize::from(answers),
+            ..Endpoints::default()
+        };
+        let endpoints = |service: &str, carrier: (&ObjectRef, &Reading)| match kind.sides() {
+            Sides::Revisions => workload::knative::answers(carrier.0, carrier.1).map(one),
             // A name outside of the cluster has no endpoints here; it is taken to answer, as Flagger takes every Service to.
-            if !kind.has_pods() && target.text("/spec/type") == "ExternalName" {
-                return Ok(Endpoints {
-                    total: 1,
-                    ready: 1,
-                    ..Endpoints::default()
-                });
-            }
-            snapshot.endpoints(service)
+            Sides::Clones if target.text("/spec/type") == "ExternalName" => Ok(one(true)),
+            Sides::Clones | Sides::Pods => snapshot.endpoints(service),
         };
         Ok(Self {
-            primary_endpoints: endpoints(&canary.primary_service_name()),
-            canary_endpoints: endpoints(&canary.canary_service_name()),
+            primary_endpoints: endpoints(&canary.primary_service_name(), (&primary_name, &primary)),
+            canary_endpoints: endpoints(&canary.canary_service_name(), (&judged_name, &judged)),
             snapshot,
             canary,
             kind,
@@ -133,6 +145,9 @@ impl<'a> View<'a> {
             template: facts.template,
             identity,
             primary,
+            primary_name,
+            judged,
+            judged_name,
             autoscaler,
             tracked,
             shared,
@@ -183,14 +198,15 @@ impl<'a> View<'a> {
         let analysis = &self.canary.spec.analysis;
         let (workload, threshold) = match side {
             Side::Primary => (self.primary.object(), analysis.primary_ready_threshold()),
-            Side::Canary => (
-                Some(self.target.as_ref()),
-                analysis.canary_ready_threshold(),
-            ),
+            Side::Canary => (self.judged.object(), analysis.canary_ready_threshold()),
+        };
+        let name = match side {
+            Side::Primary => &self.primary_name,
+            Side::Canary => &self.judged_name,
         };
         let Some(workload) = workload else {
             return Readiness::Waiting {
-                message: format!("{} is not there yet", self.kind.primary(self.canary)),
+                message: format!("{name} is not there yet"),
             };
         };
         let rule = ReadinessRule {
@@ -273,17 +289,6 @@ impl<'a> View<'a> {
 /// A standard duration as a signed one.
 pub(super) fn signed(duration: std::time::Duration) -> SignedDuration {
     SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
-}
-
-fn target_kind(canary: &Canary) -> Result<&'static dyn Target, Obstacle> {
-    let target = &canary.spec.target_ref;
-    workload::target_of(canary).ok_or_else(|| Obstacle::Refused {
-        reason: "TargetNotSupported",
-        message: format!(
-            "spec.targetRef: {} of {} is not a kind that Serin controls; use a Deployment, a DaemonSet or a Service of v1",
-            target.kind, target.api_version
-        ),
-    })
 }
 
 fn router(snapshot: &Snapshot) -> Result<(&'static dyn Router, Vec<Refusal>), Obstacle> {

@@ -70,6 +70,7 @@ impl Case {
             canary: &self.canary,
             settings,
             split: self.split(),
+            revisions: Revisions::default(),
             cookies: Cookies {
                 canary: cookie("canary"),
                 primary: cookie("primary"),

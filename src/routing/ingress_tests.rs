@@ -163,6 +163,7 @@ impl Story {
             canary: &self.canary,
             settings: &self.settings,
             split,
+            revisions: Revisions::default(),
             cookies: Cookies::default(),
             selector_label: Some("app"),
         };
@@ -952,6 +953,7 @@ fn given_an_unreadable_object_then_nothing_is_written_or_claimed() {
             canary: &story.canary,
             settings: &story.settings,
             split: Split::PRIMARY,
+            revisions: Revisions::default(),
             cookies: Cookies::default(),
             selector_label: None,
         };

@@ -49,6 +49,7 @@ fn request(canary: &Canary, split: Split) -> RouteRequest<'_> {
         canary,
         settings: &SETTINGS,
         split,
+        revisions: Revisions::default(),
         cookies: Cookies::default(),
         selector_label: Some("app"),
     }

@@ -126,6 +126,15 @@ impl Default for RoutingSettings {
     }
 }
 
+/// The objects that keep the revisions of the two sides, by name, for a router that leads requests to revisions and not to Services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Revisions<'a> {
+    /// Keeps what the primary runs, or takes over.
+    pub primary: Option<&'a str>,
+    /// Keeps what is judged.
+    pub canary: Option<&'a str>,
+}
+
 /// What the objects shall say.
 #[derive(Clone, Debug)]
 pub struct RouteRequest<'a> {
@@ -135,6 +144,8 @@ pub struct RouteRequest<'a> {
     pub settings: &'a RoutingSettings,
     /// The split that shall hold.
     pub split: Split,
+    /// Between which revisions.
+    pub revisions: Revisions<'a>,
     /// Session-affinity cookies.
     pub cookies: Cookies,
     /// Selector label key of the target (`app` for example): Flagger also puts it on routes when `service.apex` is set.
@@ -329,6 +340,7 @@ mod contour;
 mod gateway_api;
 mod gloo;
 mod istio;
+pub mod knative;
 mod kubernetes;
 mod kuma;
 mod nginx;
@@ -344,7 +356,7 @@ pub use own_route::kinds as own_routes;
 pub use route_object::may_ask_what_was_applied;
 
 /// Every router, in the order in which names are tried: a longer prefix stands before a shorter one.
-static ROUTERS: [&dyn Router; 18] = [
+static ROUTERS: [&dyn Router; 19] = [
     &kubernetes::Kubernetes,
     &istio::Istio,
     &gateway_api::V1BETA1,
@@ -363,6 +375,7 @@ static ROUTERS: [&dyn Router; 18] = [
     &traefik::Traefik,
     &skipper::Skipper,
     &apisix::Apisix,
+    &knative::Knative,
 ];
 
 /// The router for a provider name, by Flagger's rules: exact names, prefixes for `gatewayapi:v1…`. `None` for a name that no

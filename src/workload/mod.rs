@@ -10,6 +10,7 @@
 
 use crate::api::{Canary, TargetKind};
 use crate::object::{Object, ObjectRef, Write};
+use crate::routing::Revisions;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -163,6 +164,17 @@ pub struct PrimaryRequest<'a> {
     pub settings: &'a WorkloadSettings,
 }
 
+/// What stands on the two sides, and who makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sides {
+    /// Workloads with pods: the target, which is scaled, and a primary that is made from it; Services select their pods.
+    Pods,
+    /// Clones of a Service. The pods behind it are somebody else's.
+    Clones,
+    /// Revisions that the target's own controller makes, scales and keeps. They are there already; routes name them.
+    Revisions,
+}
+
 /// One kind of target. Implementations have no state.
 pub trait Target: Send + Sync {
     /// `Deployment`, `DaemonSet`, `Service`.
@@ -171,6 +183,27 @@ pub trait Target: Send + Sync {
     fn target(&self, canary: &Canary) -> ObjectRef;
     /// The primary of this canary.
     fn primary(&self, canary: &Canary) -> ObjectRef;
+    /// What stands on the two sides.
+    fn sides(&self) -> Sides {
+        Sides::Pods
+    }
+    /// Whether the sides are workloads with pods.
+    fn has_pods(&self) -> bool {
+        self.sides() == Sides::Pods
+    }
+    /// The objects whose readiness speaks for the primary and for the canary, where the status names these revisions.
+    fn carriers(
+        &self,
+        canary: &Canary,
+        _target: &Object,
+        _revisions: Revisions<'_>,
+    ) -> (ObjectRef, ObjectRef) {
+        (self.primary(canary), self.target(canary))
+    }
+    /// Name of the object that keeps a revision, by its hash or by what is kept of it.
+    fn keeper(&self, canary: &Canary, hash: &str, _template: &Value) -> String {
+        revision::object_ref(canary, hash).name
+    }
     /// The label by which the two sides are told apart; an error names the labels that were looked for.
     fn selector(
         &self,
@@ -195,9 +228,9 @@ pub trait Target: Send + Sync {
     ) -> bool {
         runs_template(primary.at("/spec/template"), template, target, selector)
     }
-    /// Whether the target has pods of its own, which are scaled, and Services that select them are made.
-    fn has_pods(&self) -> bool {
-        true
+    /// What is kept of the revision that `primary` was found to run; `None` where that can't be told.
+    fn found_template(&self, primary: &Object, selector: &SelectorLabel) -> Option<Value> {
+        Some(found_template(self.template(primary), selector))
     }
     /// How many replicas `workload` asks for now.
     fn replicas(&self, workload: &Object) -> i64;
@@ -249,6 +282,7 @@ pub mod autoscaler;
 pub mod configs;
 mod daemon_set;
 mod deployment;
+pub mod knative;
 mod metadata;
 mod ownership;
 mod pod_template;
@@ -258,8 +292,8 @@ pub mod service_target;
 pub mod services;
 
 pub use ownership::refuse_foreign;
-use pod_template::runs_template;
-pub use pod_template::{flagger_id, found_template};
+pub use pod_template::flagger_id;
+use pod_template::{found_template, runs_template};
 
 /// The target kind of a canary, by `spec.targetRef.kind` of a workload that has pods.
 #[must_use]
@@ -271,15 +305,14 @@ pub fn target_kind(kind: &str) -> Option<&'static dyn Target> {
     }
 }
 
-/// The target kind of a canary. Unlike [`target_kind`] it knows core Services, and tells them from Knative's by the API group; `None`
-/// for Knative, which is not supported.
+/// The target kind of a canary. Unlike [`target_kind`] it knows Services, and tells core ones from Knative's by the API group.
 #[must_use]
-pub fn target_of(canary: &Canary) -> Option<&'static dyn Target> {
+pub fn target_of(canary: &Canary) -> &'static dyn Target {
     match canary.spec.target_ref.target_kind() {
-        TargetKind::Deployment => Some(&deployment::Deployments),
-        TargetKind::DaemonSet => Some(&daemon_set::DaemonSets),
-        TargetKind::Service => Some(&service_target::ServiceTargets),
-        TargetKind::Knative => None,
+        TargetKind::Deployment => &deployment::Deployments,
+        TargetKind::DaemonSet => &daemon_set::DaemonSets,
+        TargetKind::Service => &service_target::ServiceTargets,
+        TargetKind::Knative => &knative::KnativeServices,
     }
 }
 

@@ -7,10 +7,9 @@
 //! podAntiAffinity, topologySpreadConstraints  L = V  ▶ L = V-primary
 //! ```
 
-use crate::object::Object;
 use crate::workload::metadata::drop_toolkit_keys;
 use crate::workload::ownership::PRIMARY_SUFFIX;
-use crate::workload::{PrimaryRequest, SelectorLabel, Target};
+use crate::workload::{PrimaryRequest, SelectorLabel};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -84,9 +83,7 @@ fn renamed(
 
 /// The template that a primary of Flagger's was made from, as far as its renames are known: made into a primary again it gives the same
 /// pods. Names of copied configs stay as they are, since the copies are what that revision was judged with.
-#[must_use]
-pub fn found_template(kind: &dyn Target, primary: &Object, selector: &SelectorLabel) -> Value {
-    let mut template = kind.template(primary);
+pub(super) fn found_template(mut template: Value, selector: &SelectorLabel) -> Value {
     let metadata = &mut template["metadata"];
     metadata["labels"][&selector.key] = Value::String(selector.value.clone());
     if let Some(annotations) = metadata["annotations"].as_object_mut() {

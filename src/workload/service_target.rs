@@ -13,8 +13,8 @@ use crate::workload::metadata::included;
 use crate::workload::ownership::{beside, owner_references};
 use crate::workload::services::{ServiceRole, apply_exactly};
 use crate::workload::{
-    DiscoveredPort, PrimaryRequest, Readiness, ReadinessRule, SelectorLabel, Target, WorkloadError,
-    WorkloadSettings,
+    DiscoveredPort, PrimaryRequest, Readiness, ReadinessRule, SelectorLabel, Sides, Target,
+    WorkloadError, WorkloadSettings,
 };
 use serde_json::{Value, json};
 
@@ -109,8 +109,13 @@ impl Target for ServiceTargets {
             .all(|(field, value)| said[field.as_str()] == *value)
     }
 
-    fn has_pods(&self) -> bool {
-        false
+    fn sides(&self) -> Sides {
+        Sides::Clones
+    }
+
+    /// A clone says less than what it was made from.
+    fn found_template(&self, _: &Object, _: &SelectorLabel) -> Option<Value> {
+        None
     }
 
     /// The pods are somebody else's.

@@ -264,9 +264,9 @@ fn workload_kind(canary: &Canary) -> Option<Kind> {
 }
 
 /// The revision that the target carries, as the controller would hash it.
-pub fn revision_of(canary: &Canary, target: &Object) -> Option<String> {
-    let kind = workload::target_of(canary)?;
-    Some(workload::revision_hash(&kind.template(target)))
+pub fn revision_of(canary: &Canary, target: &Object) -> String {
+    let kind = workload::target_of(canary);
+    workload::revision_hash(&kind.template(target))
 }
 
 fn resource(kind: &Kind) -> ApiResource {

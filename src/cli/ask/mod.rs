@@ -349,7 +349,7 @@ async fn wait(arguments: &WaitArguments) -> anyhow::Result<u8> {
     let target = cluster.target(&first).await;
     let revision = target
         .as_ref()
-        .and_then(|target| cluster::revision_of(&first, target));
+        .map(|target| cluster::revision_of(&first, target));
     let end = tokio::time::sleep(arguments.timeout);
     tokio::pin!(end);
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));

@@ -10,7 +10,7 @@ use crate::api::{
 use crate::controller::review::{self, Remark, ReviewSettings};
 use crate::object::{Object, ObjectRef, Reading};
 use crate::routing::{self, RouteError, Split};
-use crate::workload::{self, WorkloadSettings};
+use crate::workload::{self, Sides, WorkloadSettings};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -64,8 +64,14 @@ impl Manifest {
         }
     }
 
+    /// Whether it is of this kind; `Gateway.gateway.networking.k8s.io` is one of this group alone, `Service.` one of the core group.
     fn is(&self, kind: &str) -> bool {
-        self.object.kind() == kind
+        let group = self.object.api_version().split_once('/');
+        let group = group.map_or("", |(group, _)| group);
+        match kind.split_once('.') {
+            Some((kind, wanted)) => self.object.kind() == kind && group == wanted,
+            None => self.object.kind() == kind,
+        }
     }
 
     fn name(&self) -> String {
@@ -576,18 +582,7 @@ fn referred(
     field: &str,
     found: &mut Vec<Finding>,
 ) {
-    // Istio has Gateways too; those that a canary refers to so are the Gateway API's.
-    let group = |one: &Manifest| {
-        kind != "Gateway"
-            || one
-                .object
-                .api_version()
-                .starts_with("gateway.networking.k8s.io/")
-    };
-    let mut of_kind = manifests
-        .iter()
-        .filter(|one| one.is(kind) && group(one))
-        .peekable();
+    let mut of_kind = manifests.iter().filter(|one| one.is(kind)).peekable();
     if of_kind.peek().is_none() {
         return;
     }
@@ -597,6 +592,7 @@ fn referred(
     }
     let hint = nearest(name, names.iter().copied())
         .map_or_else(String::new, |name| format!("; did you mean {name}?"));
+    let kind = kind.split('.').next().unwrap_or_default();
     let message = format!("{kind} {namespace}/{name} is not in these files{hint}");
     found.push(manifest.finding(Severity::Warning, "reference", field, message));
 }
@@ -612,9 +608,10 @@ fn target(manifest: &Manifest, canary: &Canary, manifests: &[Manifest], found: &
     let kind = match reference.target_kind() {
         TargetKind::Deployment => "Deployment",
         TargetKind::DaemonSet => "DaemonSet",
-        TargetKind::Service => "Service",
-        TargetKind::Knative => return,
+        TargetKind::Service => "Service.",
+        TargetKind::Knative => "Service.serving.knative.dev",
     };
+    let sides = workload::target_of(canary).sides();
     referred(
         manifest,
         manifests,
@@ -624,7 +621,7 @@ fn target(manifest: &Manifest, canary: &Canary, manifests: &[Manifest], found: &
         "spec.targetRef.name",
         found,
     );
-    if let Some(theirs) = here(kind, &canary.primary_name()) {
+    if let Some(theirs) = here(kind, &canary.primary_name()).filter(|_| sides != Sides::Revisions) {
         let message = format!(
             "is the name of the primary that Serin makes for canary {}; rename this or the target",
             canary.metadata.name
@@ -664,7 +661,8 @@ fn target(manifest: &Manifest, canary: &Canary, manifests: &[Manifest], found: &
             referred(
                 manifest,
                 manifests,
-                "Gateway",
+                // Istio has Gateways too.
+                "Gateway.gateway.networking.k8s.io",
                 namespace,
                 &gateway.name,
                 &field,
@@ -672,7 +670,7 @@ fn target(manifest: &Manifest, canary: &Canary, manifests: &[Manifest], found: &
             );
         }
     }
-    if let Some(theirs) = here("Service", canary.apex_name()).filter(|_| kind != "Service") {
+    if let Some(theirs) = here("Service.", canary.apex_name()).filter(|_| sides == Sides::Pods) {
         let message = format!(
             "Serin takes this Service over for canary {}: it will select the primary's pods",
             canary.metadata.name
@@ -682,9 +680,11 @@ fn target(manifest: &Manifest, canary: &Canary, manifests: &[Manifest], found: &
     let Some(theirs) = here(kind, &reference.name) else {
         return;
     };
-    let Some(target_kind) = workload::target_of(canary) else {
+    // What is told apart by other things than labels, or has no containers, has nothing more to be looked at.
+    if sides != Sides::Pods {
         return;
-    };
+    }
+    let target_kind = workload::target_of(canary);
     if let Err(error) = target_kind.selector(&theirs.object, &WorkloadSettings::default()) {
         found.push(theirs.finding(
             Severity::Error,
@@ -693,10 +693,7 @@ fn target(manifest: &Manifest, canary: &Canary, manifests: &[Manifest], found: &
             error.to_string(),
         ));
     }
-    // A Service has no containers; its pods are somebody else's.
-    if canary.spec.target_ref.target_kind() != TargetKind::Service {
-        named_port(manifest, canary, theirs, found);
-    }
+    named_port(manifest, canary, theirs, found);
 }
 
 /// A target port by name must be a port of some container.

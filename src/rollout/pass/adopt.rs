@@ -8,7 +8,7 @@ use crate::rollout::decision::Severity;
 use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, View};
 use crate::routing::{Split, Weight};
-use crate::workload::{self, configs, revision};
+use crate::workload::{self, configs};
 use std::collections::BTreeMap;
 
 impl<'a> Pass<'a> {
@@ -46,9 +46,8 @@ impl<'a> Pass<'a> {
                 configs: copied_configs(view),
             };
             (identity, Some(view.template.as_ref().clone()))
-        } else if view.kind.has_pods() {
+        } else if let Some(template) = view.kind.found_template(primary, &view.selector) {
             // Without it a promotion that fails, or a primary that is deleted, would have no way back.
-            let template = workload::found_template(view.kind, primary, &view.selector);
             let identity = Identity {
                 revision: workload::revision_hash(&template),
                 configs: before,
@@ -62,9 +61,10 @@ impl<'a> Pass<'a> {
             };
             (identity, None)
         };
-        let kept = template
-            .as_ref()
-            .map(|_| revision::object_ref(self.canary, &promoted.revision).name);
+        let kept = template.as_ref().map(|template| {
+            let kind = view.kind;
+            kind.keeper(self.canary, &promoted.revision, template)
+        });
         if let Some(template) = template
             && let Some(write) = converge::keep_found(view, &promoted, template)
         {

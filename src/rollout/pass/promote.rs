@@ -9,7 +9,7 @@ use crate::rollout::decision::{Severity, Tally};
 use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, Side, View, signed};
 use crate::routing::{Split, Weight};
-use crate::workload::Readiness;
+use crate::workload::{Readiness, Sides};
 use jiff::SignedDuration;
 
 /// What a run waits for whose promotion has failed.
@@ -98,7 +98,11 @@ impl<'a> Pass<'a> {
         if !returning && self.waits_for_capacity(view, &run) {
             return self.keep_served(view, &run);
         }
-        let step = self.canary.spec.analysis.step_weight_promotion();
+        // A revision that becomes the primary by its name takes its traffic along.
+        let step = match view.kind.sides() {
+            Sides::Revisions => 0,
+            Sides::Pods | Sides::Clones => self.canary.spec.analysis.step_weight_promotion(),
+        };
         let present = if run.diverted {
             Weight::clamped(self.status.canary_weight)
         } else {

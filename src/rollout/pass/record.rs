@@ -9,7 +9,7 @@ use crate::rollout::decision::Tally;
 use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, View};
 use crate::routing::Split;
-use crate::workload::{configs, revision};
+use crate::workload::configs;
 use jiff::SignedDuration;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,7 +60,10 @@ impl<'a> Pass<'a> {
             id: format!("{number}-{}", self.now.as_millisecond()),
             number,
             revision: view.identity.revision.clone(),
-            template: Some(revision::object_ref(self.canary, &view.identity.revision).name),
+            template: Some(
+                view.kind
+                    .keeper(self.canary, &view.identity.revision, &view.template),
+            ),
             tracked_configs: view.identity.configs.clone(),
             started_at: Some(self.now),
             stage: stage.as_str().to_owned(),

@@ -587,6 +587,9 @@ spec:
 
     /// Weights on the route, primary and canary; `None` where no route leads to them.
     pub fn split(&self) -> Option<(i64, i64)> {
+        if let Some(service) = self.objects.get(&knative_service()) {
+            return split_of_revisions(service);
+        }
         let (route, backends) = [
             (kinds::HTTP_ROUTE, "/spec/rules/0/backendRefs"),
             (kinds::VIRTUAL_SERVICE, "/spec/http/0/route"),
@@ -771,7 +774,13 @@ spec:
             .objects
             .keys()
             .filter(|name| {
-                [kinds::DEPLOYMENT, kinds::DAEMON_SET, kinds::HTTP_ROUTE].contains(&name.kind)
+                [
+                    kinds::DEPLOYMENT,
+                    kinds::DAEMON_SET,
+                    kinds::HTTP_ROUTE,
+                    kinds::KNATIVE_SERVICE,
+                ]
+                .contains(&name.kind)
             })
             .cloned()
             .collect();
@@ -780,6 +789,8 @@ spec:
                 self.roll(&name)
             } else if name.kind == kinds::DAEMON_SET {
                 self.place(&name)
+            } else if name.kind == kinds::KNATIVE_SERVICE {
+                self.serve(&name)
             } else if self.gateway {
                 self.accept(&name)
             } else {
@@ -838,6 +849,61 @@ spec:
             "desiredNumberScheduled": wanted,
             "updatedNumberScheduled": wanted,
             "numberAvailable": if dead { 0 } else { wanted },
+        })
+    }
+
+    /// Knative makes a Revision of each template that is not the latest one's; [`Self::pods`] says of each Revision how it comes up.
+    fn serve(&mut self, name: &ObjectRef) -> Value {
+        let service = self.objects[name].clone();
+        let template = service.at("/spec/template");
+        let mut latest = service.text("/status/latestCreatedRevisionName").to_owned();
+        let revision = |name: &str| kinds::KNATIVE_REVISION.named(NAMESPACE, name);
+        let known = self.objects.get(&revision(&latest));
+        if known.is_none_or(|known| known.at("/spec") != template) {
+            let number = latest.rsplit('-').next().unwrap_or_default();
+            let number = number.parse().unwrap_or(0) + 1;
+            latest = match template["metadata"]["name"].as_str() {
+                Some(users) => users.to_owned(),
+                None => format!("{}-{number:05}", name.name),
+            };
+            self.given(
+                &json!({
+                    "apiVersion": "serving.knative.dev/v1", "kind": "Revision",
+                    "metadata": {"name": latest, "ownerReferences": [{
+                        "apiVersion": "serving.knative.dev/v1", "kind": "Configuration", "name": name.name, "uid": "c", "controller": true,
+                    }]},
+                    "spec": template,
+                })
+                .to_string(),
+            );
+        }
+        let mut ready = Value::Null;
+        for (name, object) in &mut self.objects {
+            if name.kind != kinds::KNATIVE_REVISION {
+                continue;
+            }
+            let condition = match self.pods.get(&name.name).unwrap_or(&Pods::Ready) {
+                Pods::Ready => json!({"type": "Ready", "status": "True"}),
+                Pods::Stuck => json!({"type": "Ready", "status": "Unknown", "reason": "Deploying"}),
+                Pods::Dead => {
+                    json!({"type": "Ready", "status": "False", "reason": "ExitCode1", "message": "the container exited"})
+                }
+            };
+            if condition["status"] == "True" {
+                ready = json!(name.name);
+            }
+            object.value_mut()["status"] = json!({"conditions": [condition]});
+        }
+        let seen = if self.gateway {
+            json!(service.generation())
+        } else {
+            service.at("/status/observedGeneration").clone()
+        };
+        json!({
+            "observedGeneration": seen,
+            "latestCreatedRevisionName": latest,
+            "latestReadyRevisionName": ready,
+            "conditions": [{"type": "RoutesReady", "status": "True"}],
         })
     }
 
@@ -910,6 +976,25 @@ pub fn route() -> ObjectRef {
     kinds::HTTP_ROUTE.named(NAMESPACE, "podinfo")
 }
 
+pub fn knative_service() -> ObjectRef {
+    kinds::KNATIVE_SERVICE.named(NAMESPACE, "podinfo")
+}
+
+/// What goes to the Revision that is called the primary, and what does not.
+fn split_of_revisions(service: &Object) -> Option<(i64, i64)> {
+    let primary = service.annotation("flagger.app/primary-revision")?;
+    let mut split = (0, 0);
+    for entry in service.at("/spec/traffic").as_array().unwrap() {
+        let percent = entry["percent"].as_i64().unwrap_or(0);
+        if entry["revisionName"] == primary {
+            split.0 += percent;
+        } else {
+            split.1 += percent;
+        }
+    }
+    Some(split)
+}
+
 pub fn config_map(name: &str) -> ObjectRef {
     kinds::CONFIG_MAP.named(NAMESPACE, name)
 }
@@ -928,6 +1013,8 @@ fn kind_of(object: &Object) -> crate::object::Kind {
         kinds::VIRTUAL_SERVICE,
         kinds::HORIZONTAL_POD_AUTOSCALER,
         kinds::SCALED_OBJECT,
+        kinds::KNATIVE_SERVICE,
+        kinds::KNATIVE_REVISION,
     ]
     .into_iter()
     .find(|kind| kind.matches(object.api_version(), object.kind()))

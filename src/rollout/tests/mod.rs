@@ -10,6 +10,7 @@ mod configs;
 mod deletion;
 mod holds;
 mod istio;
+mod knative;
 mod own_route;
 mod reasons;
 mod routers;

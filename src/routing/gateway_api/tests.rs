@@ -5,7 +5,7 @@
 use super::*;
 use crate::object::{APPLIED_ANNOTATION, Expect, Object, Patch, Reading, canonical_json};
 use crate::routing::route_object::ORIGINAL_ANNOTATION;
-use crate::routing::{Applied, Cookies, Severity, Split, Weight, golden_tests, router};
+use crate::routing::{Applied, Cookies, Revisions, Severity, Split, Weight, golden_tests, router};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ fn request(canary: &Canary, split: Split) -> RouteRequest<'_> {
         canary,
         settings: &SETTINGS,
         split,
+        revisions: Revisions::default(),
         cookies: Cookies::default(),
         selector_label: Some("app"),
     }
@@ -857,6 +858,7 @@ proptest! {
             canary: &canary,
             settings: &SETTINGS,
             split: Split { canary: Weight::clamped(weight), mirrored },
+            revisions: Revisions::default(),
             cookies: Cookies {
                 canary: cookie(cookies[0], "side=abc"),
                 primary: cookie(cookies[1], "home=def"),

@@ -6,6 +6,7 @@ use super::path::Path;
 use super::shift::SHIFTED_ANNOTATION;
 use super::*;
 use crate::object::{Expect, Patch};
+use crate::routing::Revisions;
 use crate::routing::{Cookies, Severity, router_of};
 use crate::sim::merge::json_patch;
 use serde_json::{Value, json};
@@ -78,6 +79,7 @@ impl Routes {
             canary,
             settings: &RoutingSettings::default(),
             split: Split::canary(percent),
+            revisions: Revisions::default(),
             cookies: Cookies::default(),
             selector_label: Some("app"),
         };

@@ -3,7 +3,7 @@
 use super::*;
 use crate::workload::service_target::desired_canary;
 use crate::workload::services::apply_exactly;
-use crate::workload::{revision_hash, target_of};
+use crate::workload::{Sides, revision_hash, target_of};
 use serde_json::json;
 
 fn canary_of_service(service: &str) -> Canary {
@@ -32,7 +32,7 @@ spec:
 }
 
 fn primary(canary: &Canary, template: &Value) -> Object {
-    let kind = target_of(canary).unwrap();
+    let kind = target_of(canary);
     kind.desired_primary(&PrimaryRequest {
         canary,
         target: &target(),
@@ -51,7 +51,7 @@ fn primary(canary: &Canary, template: &Value) -> Object {
 #[test]
 fn clones_are_named_after_the_apex_and_reached_from_inside_only() {
     let canary = canary_of_service("{name: shop, port: 80, trafficDistribution: PreferClose}");
-    let template = target_of(&canary).unwrap().template(&target());
+    let template = target_of(&canary).template(&target());
     let primary = primary(&canary, &template);
     assert_eq!(primary.name(), "shop-primary");
     assert_eq!(
@@ -70,7 +70,7 @@ fn clones_are_named_after_the_apex_and_reached_from_inside_only() {
 #[test]
 fn the_canary_clone_follows_the_target_and_the_primary_what_was_promoted() {
     let canary = canary_of_service("{port: 80}");
-    let kind = target_of(&canary).unwrap();
+    let kind = target_of(&canary);
     let promoted = kind.template(&target());
     let mut next = target();
     next.value_mut()["spec"]["selector"]["version"] = json!("v3");
@@ -90,7 +90,7 @@ fn the_canary_clone_follows_the_target_and_the_primary_what_was_promoted() {
 
 #[test]
 fn what_the_cluster_allocates_is_no_revision() {
-    let kind = target_of(&canary_of_service("{port: 80}")).unwrap();
+    let kind = target_of(&canary_of_service("{port: 80}"));
     let hash = |object: &Object| revision_hash(&kind.template(object));
     let mut moved = target();
     moved.value_mut()["spec"]["clusterIP"] = json!("10.0.0.2");
@@ -103,7 +103,7 @@ fn what_the_cluster_allocates_is_no_revision() {
 #[test]
 fn ports_of_another_writer_go_before_ours_are_applied() {
     let canary = canary_of_service("{port: 80}");
-    let kind = target_of(&canary).unwrap();
+    let kind = target_of(&canary);
     let desired = primary(&canary, &kind.template(&target()));
     let mut live = desired.clone();
     live.value_mut()["spec"]["ports"] = json!([{"name": "http", "port": 8080}]);
@@ -114,7 +114,7 @@ fn ports_of_another_writer_go_before_ours_are_applied() {
 #[test]
 fn the_api_group_tells_a_knative_service_from_a_core_one() {
     let mut canary = canary_of_service("{port: 80}");
-    assert_eq!(target_of(&canary).unwrap().kind(), "Service");
+    assert_eq!(target_of(&canary).sides(), Sides::Clones);
     canary.spec.target_ref.api_version = "serving.knative.dev/v1".into();
-    assert!(target_of(&canary).is_none());
+    assert_eq!(target_of(&canary).sides(), Sides::Revisions);
 }
