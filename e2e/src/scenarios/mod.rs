@@ -191,7 +191,7 @@ pub const ALL: &[Scenario] = &[
         Shared,
         "routers-without-plane",
         without_plane::run,
-        "meshes that have no plane here: each object carries every split of a release, what others wrote in it stays, an edit is put back"
+        "meshes, ingresses and Knative without a plane here: each object carries every split of a release, what others wrote in it stays, an edit is put back"
     ),
     scenario!(
         Shared,

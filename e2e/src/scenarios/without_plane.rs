@@ -1,11 +1,13 @@
 //! Meshes and ingresses without a plane on the bed: their objects are real, nobody acts on them. Each canary is taken through a release, and
 //! at every step the split is read from its object by that object's own words.
+mod knative;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::shop::{self, PATIENCE};
 use crate::bed::{Bed, Namespace};
@@ -26,6 +28,8 @@ spec:
 enum Place {
     /// A list of both sides, and in each entry the name of the side and its weight, as pointers.
     List(&'static str, &'static str, &'static str),
+    /// An annotation with a JSON object from the name of a side to its weight.
+    Annotation(&'static str),
 }
 
 /// One router and its object.
@@ -64,6 +68,17 @@ const PLANES: &[Plane] = &[
     Plane {
         provider: "osm",
         name: "osm",
+        object: ("split.smi-spec.io/v1alpha2", "TrafficSplit", "APP"),
+        ..SMI
+    },
+    Plane {
+        provider: "smi:v1alpha1",
+        name: "smi-one",
+        ..SMI
+    },
+    Plane {
+        provider: "smi:v1alpha2",
+        name: "smi-two",
         object: ("split.smi-spec.io/v1alpha2", "TrafficSplit", "APP"),
         ..SMI
     },
@@ -125,6 +140,42 @@ spec: {useHttp2: true}
         ),
         ..SMI
     },
+    Plane {
+        provider: "skipper",
+        name: "skipper",
+        object: ("networking.k8s.io/v1", "Ingress", "APP-canary"),
+        place: Place::Annotation("zalando.org/backend-weights"),
+        spec: || json!({"ingressRef": {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "name": "skipper"}}),
+        beside: "
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: skipper}
+spec:
+  rules:
+  - host: skipper.example
+    http:
+      paths: [{path: /, pathType: Prefix, backend: {service: {name: skipper, port: {number: 80}}}}]
+",
+        ..SMI
+    },
+    Plane {
+        provider: "apisix",
+        name: "apisix",
+        object: ("apisix.apache.org/v2", "ApisixRoute", "APP-APP-canary"),
+        place: Place::List("/spec/http/0/backends", "/serviceName", "/weight"),
+        spec: || json!({"routeRef": {"apiVersion": "apisix.apache.org/v2", "kind": "ApisixRoute", "name": "apisix"}}),
+        beside: "
+apiVersion: apisix.apache.org/v2
+kind: ApisixRoute
+metadata: {name: apisix}
+spec:
+  http:
+  - name: main
+    match: {hosts: [apisix.example], paths: ['/*']}
+    backends: [{serviceName: apisix, servicePort: 80}]
+",
+        ..SMI
+    },
 ];
 
 pub async fn run(bed: &Bed) -> Result<()> {
@@ -132,7 +183,7 @@ pub async fn run(bed: &Bed) -> Result<()> {
     let place = bed.scenario_namespace("without-plane").await?;
     place.apply(TEMPLATE).await?;
     shop::serin(bed).await?;
-    try_join_all(PLANES.iter().map(|plane| async {
+    let meshes = try_join_all(PLANES.iter().map(|plane| async {
         let release = Release {
             place: &place,
             bed,
@@ -142,8 +193,12 @@ pub async fn run(bed: &Bed) -> Result<()> {
             .run()
             .await
             .with_context(|| format!("provider {}", plane.provider))
-    }))
-    .await?;
+    }));
+    let knative = async {
+        let run = knative::run(bed, &place).await;
+        run.context("provider knative")
+    };
+    try_join(meshes, knative).await?;
     Ok(())
 }
 
@@ -303,6 +358,13 @@ impl Release<'_> {
                     })
                     .collect()
             }
+            Place::Annotation(name) => {
+                let weights = object.metadata.annotations.as_ref();
+                let weights = weights.and_then(|all| all.get(name));
+                let weights = weights.with_context(|| format!("no annotation {name}"))?;
+                let weights: Map<String, Value> = serde_json::from_str(weights)?;
+                Ok(weights.into_iter().collect())
+            }
         }
     }
 
@@ -319,6 +381,18 @@ impl Release<'_> {
                             json!(50)
                         };
                     }
+                }
+            }
+            Place::Annotation(name) => {
+                let annotations = object.metadata.annotations.iter_mut();
+                for weights in annotations.filter_map(|all| all.get_mut(name)) {
+                    let entries: Map<String, Value> =
+                        serde_json::from_str(weights).unwrap_or_default();
+                    let halved: Map<String, Value> = entries
+                        .into_iter()
+                        .map(|(side, _)| (side, json!(50)))
+                        .collect();
+                    *weights = json!(halved).to_string();
                 }
             }
         }
