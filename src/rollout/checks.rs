@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 pub(super) struct Round {
     /// The same for all needs of the round.
     pub key: String,
+    /// When it began.
+    pub began: Timestamp,
     /// When the next round begins if this one changes nothing.
     pub next: Timestamp,
 }
@@ -26,12 +28,15 @@ impl Round {
     pub fn at(run: &str, due: Timestamp, interval: SignedDuration, now: Timestamp) -> Self {
         let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(60_000).max(1);
         let slot = (now.as_millisecond() - due.as_millisecond()).max(0) / interval_ms;
-        let next_ms = due
-            .as_millisecond()
-            .saturating_add((slot + 1).saturating_mul(interval_ms));
+        let begin = |slot: i64| {
+            let after = slot.saturating_mul(interval_ms);
+            let begin = due.as_millisecond().saturating_add(after);
+            Timestamp::from_millisecond(begin).unwrap_or(now)
+        };
         Self {
             key: format!("{run}/{}/{slot}", due.as_millisecond()),
-            next: Timestamp::from_millisecond(next_ms).unwrap_or(now),
+            began: begin(slot),
+            next: begin(slot + 1),
         }
     }
 }
@@ -273,7 +278,7 @@ pub(super) fn ask_metrics(view: &View<'_>, round: &Round, needs: &mut Vec<Need>)
         let query = match query {
             Ok(query) => query,
             Err(problem) => {
-                judged.push(misconfigured(&problem, snapshot.now));
+                judged.push(misconfigured(&problem, round.began));
                 continue;
             }
         };
@@ -309,7 +314,8 @@ fn judge(view: &View<'_>, query: &MetricQuery, measurement: &Measurement, at: Ti
             limit: judgement.limit_text.clone(),
             verdict: judgement.verdict,
             reason: judgement.message.clone().or_else(|| judgement.note.clone()),
-            at: Some(at),
+            // As fine as the status keeps it: what was measured once must not look like two measurements.
+            at: Timestamp::from_millisecond(at.as_millisecond()).ok(),
             recent: Vec::new(),
         },
         message: judgement.message,
@@ -317,7 +323,7 @@ fn judge(view: &View<'_>, query: &MetricQuery, measurement: &Measurement, at: Ti
     }
 }
 
-fn misconfigured(problem: &QueryProblem, now: Timestamp) -> Judged {
+fn misconfigured(problem: &QueryProblem, at: Timestamp) -> Judged {
     let (name, message) = match problem {
         QueryProblem::Invalid { metric, message } => (metric.clone(), message.clone()),
         QueryProblem::Unknown(why) => (String::new(), why.clone()),
@@ -327,7 +333,7 @@ fn misconfigured(problem: &QueryProblem, now: Timestamp) -> Judged {
             name,
             verdict: Verdict::Error,
             reason: Some(message.clone()),
-            at: Some(now),
+            at: Some(at),
             ..MetricStatus::default()
         },
         message: Some(message),

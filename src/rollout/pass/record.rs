@@ -1,7 +1,7 @@
 //! What the status remembers: runs and how they ended, what was applied and what was promoted, measurements, cookies.
 
 use super::{Pass, weights};
-use crate::api::{HookType, Phase, Promoted, Run};
+use crate::api::{HookType, MetricStatus, Phase, Promoted, Run};
 use crate::object::Reading;
 use crate::rollout::checks;
 use crate::rollout::checks::Judged;
@@ -175,8 +175,14 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// Records what was judged, each measurement once.
     pub(super) fn record_metrics(&mut self, judged: &[Judged]) {
         for one in judged {
+            let known =
+                |known: &MetricStatus| known.name == one.status.name && known.at == one.status.at;
+            if self.status.metrics.iter().any(known) {
+                continue;
+            }
             if let Some(value) = one.value {
                 self.tallies.push(Tally::Measured {
                     metric: one.status.name.clone(),

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub const NAMESPACE: &str = "test";
+/// Clocks are finer than what the status keeps.
+const FRACTION: SignedDuration = SignedDuration::from_micros(123);
 
 /// How the pods of a workload take a new template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -493,7 +495,7 @@ spec:
                         .get(&query.name)
                         .cloned()
                         .unwrap_or(Measurement::Value(100.0)),
-                    at: self.now,
+                    at: self.now + FRACTION,
                 }
             }
             Request::Sources(query) => {
@@ -504,7 +506,7 @@ spec:
                         .get(&query.name)
                         .cloned()
                         .unwrap_or(Measurement::Value(0.0)),
-                    at: self.now,
+                    at: self.now + FRACTION,
                 }
             }
             Request::Probe(query) => Finding::Probe(match self.metrics.get(&query.name) {

@@ -42,6 +42,38 @@ fn a_failed_check_no_data_and_no_answer_are_three_things() {
     }
 }
 
+/// What a silent round says is written once, however often it is looked at before the next.
+#[test]
+fn a_silent_round_is_written_down_once() {
+    let silent = [
+        "{name: request-duration, interval: 1m, thresholdRange: {max: 500}}",
+        "{name: broken, templateRef: {name: nowhere}, thresholdRange: {min: 1}}",
+    ];
+    for metric in silent {
+        let analysis = MEASURED.replace("metrics: [", &format!("metrics: [{metric}, "));
+        let mut cluster = initialised(&analysis);
+        cluster.answer_metric(
+            "request-duration",
+            Measurement::NoData("no series".to_owned()),
+        );
+        cluster.deploy("podinfo:2").advance(1);
+        assert_eq!(cluster.split(), Some((80, 20)));
+        cluster.status_writes = 0;
+        cluster.advance(10);
+        assert_eq!(cluster.status_writes, 1, "{metric}");
+        for _ in 0..4 {
+            cluster.advance(2);
+        }
+        assert_eq!(cluster.status_writes, 1, "{metric}");
+        let measured = &cluster.status().metrics;
+        assert_eq!(measured.len(), 2, "{measured:?}");
+        assert!(
+            measured.iter().all(|metric| metric.recent.len() < 2),
+            "what was measured once counts once: {measured:?}"
+        );
+    }
+}
+
 #[test]
 fn a_hook_that_can_not_be_reached_is_no_failed_check() {
     let table = [
