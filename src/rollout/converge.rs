@@ -274,17 +274,7 @@ fn fill(
         plan.writes.extend(service(apex)?);
     }
     if let Some(split) = intent.split {
-        if let Some(carried) = led_to_the_only_side(view, status) {
-            plan.problem = Some((
-                "PrimaryNotServing",
-                format!(
-                    "the primary has no ready endpoints, so the route stays as it is: {} % for the canary",
-                    carried.canary.percent()
-                ),
-            ));
-        } else {
-            route_writes(view, status, split, plan)?;
-        }
+        route_writes(view, status, split, plan)?;
     }
     plan.writes.extend(later);
     // The only copy that may still answer stays awake.
@@ -350,6 +340,16 @@ fn route_writes(
     split: Split,
     plan: &mut Plan,
 ) -> Result<(), (&'static str, String)> {
+    if let Some(carried) = led_to_the_only_side(view, status) {
+        let share = carried.canary.percent();
+        plan.problem = Some((
+            "PrimaryNotServing",
+            format!(
+                "the primary has no ready endpoints, so the route stays as it is: {share} % for the canary"
+            ),
+        ));
+        return Ok(());
+    }
     let request = route_request(view, status, split);
     let part = (
         "route",
