@@ -277,8 +277,9 @@ fn fill(
         route_writes(view, status, split, plan)?;
     }
     plan.writes.extend(later);
-    // The only copy that may still answer stays awake.
-    if intent.asleep == Some(true) && view.serves(Side::Primary) {
+    // The only copy that may still answer stays awake, and so does one that the gateway still sends to.
+    let led_away = view.carries(Split::PRIMARY).is_ok() && view.applied().is_ok();
+    if intent.asleep == Some(true) && view.serves(Side::Primary) && led_away {
         plan.writes.extend(autoscaler.and_then(autoscaler::pause));
     }
     if intent.scale == Scale::Zero {

@@ -509,7 +509,10 @@ fn earned(world: &World, change: &Change) -> Option<String> {
 /// I4: the only healthy copy is never scaled down, and the primary never to zero.
 fn safe_side(world: &World, change: &Change) -> Option<String> {
     let gone = change.name == target(world) && is_scaled_to_zero(world, change);
-    if (gone || is_paused(world, change)) && !has_endpoints(world, 1) {
+    // A request that stood still is guarded by the object that it writes, which nobody has touched meanwhile; it can't know of another's
+    // pods. Whoever took over scales the target up again.
+    let stood_still = world.witness.late.is_some();
+    if (gone || is_paused(world, change)) && !has_endpoints(world, 1) && !stood_still {
         return Some(
             "the target is scaled to zero while the primary has no ready endpoints".to_owned(),
         );
@@ -667,12 +670,17 @@ fn rung(world: &mut World, before: &CanaryStatus) -> Option<String> {
     let next = next_step(analysis, Weight::clamped(i64::from(from)));
     let expected = match next {
         NextStep::Raise(weight) => u32::from(weight.percent()),
-        // A primary that is without pods while it takes the template over must be without traffic then.
-        NextStep::Top if to == 100 && rolls_dark(world) => 100,
+        // A primary that is without pods while it takes the template over must be without traffic then; of one that somebody has just
+        // deleted it can't be told any more.
+        NextStep::Top if to == 100 && (rolls_dark(world) || is_gone(world)) => 100,
         NextStep::Top => from,
     };
     (to > from && to != expected)
         .then(|| format!("the canary's share went from {from} to {to}; the ladder says {expected}"))
+}
+
+fn is_gone(world: &World) -> bool {
+    world.store.get(&primary(world)).is_none()
 }
 
 /// Whether the primary loses all of its pods at once when it gets another template.

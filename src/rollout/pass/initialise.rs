@@ -1,6 +1,7 @@
 //! The phases before the first promotion: the primary is made, and only when it is ready do Service and route lead to it. Until then
 //! the user's own workload serves, whatever happens.
 
+use super::promote::drain_from;
 use super::reasons::{Moment, with_reasons};
 use super::{Pass, split_of, weights};
 use crate::api::Phase;
@@ -33,7 +34,7 @@ impl<'a> Pass<'a> {
             // Flagger led requests to a primary that is gone: the target answers until there is one again.
             let now = self.now;
             self.with_run(|run| {
-                run.drain_from = Some(now);
+                drain_from(run, now);
                 run.weights = Some(weights(Split::PRIMARY));
             });
             return self.divert(view, Side::Primary);
@@ -46,7 +47,7 @@ impl<'a> Pass<'a> {
                     self.status.canary_weight = 0;
                     self.with_run(|run| {
                         run.pod_failures.clear();
-                        run.drain_from = Some(now);
+                        drain_from(run, now);
                         run.weights = Some(weights(Split::PRIMARY));
                     });
                 }
@@ -82,8 +83,7 @@ impl<'a> Pass<'a> {
             self.status.canary_weight = 0;
             return self.with_run(|run| {
                 run.diverted = false;
-                run.drain_from = Some(now);
-                run.next_check_at = None;
+                drain_from(run, now);
             });
         }
         if !self.settled(view, Side::Primary) {

@@ -10,12 +10,18 @@ use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, Side, View, signed};
 use crate::routing::{Split, Weight};
 use crate::workload::{Readiness, Sides};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 /// What a run waits for whose promotion has failed.
 const LAST_WORDS: &str = "the pods to say why they don't run";
 
 pub(super) const HELD_TEXT: &str = "Promotion failed; the canary keeps the traffic and the primary gets back the revision that was promoted before. Release a fixed revision, or set the target back to the promoted one.";
+
+/// Lets the drain begin now, with nothing left of one before it.
+pub(super) fn drain_from(run: &mut Run, now: Timestamp) {
+    run.drain_from = Some(now);
+    run.next_check_at = None;
+}
 
 impl<'a> Pass<'a> {
     pub(super) fn start_promotion(&mut self, _view: &View<'a>) {
@@ -146,8 +152,7 @@ impl<'a> Pass<'a> {
             Stage::ScalingDown.as_str().clone_into(&mut run.stage);
             run.weights = Some(weights(Split::PRIMARY));
             run.diverted = false;
-            run.drain_from = Some(now);
-            run.next_check_at = None;
+            drain_from(run, now);
             clear_wait(run);
             run.pod_failures.clear();
             run.message = Some("The primary serves all traffic; the canary drains.".to_owned());
@@ -288,8 +293,7 @@ impl<'a> Pass<'a> {
                 self.status.canary_weight = 0;
                 return self.with_run(|run| {
                     run.diverted = false;
-                    run.drain_from = Some(now);
-                    run.next_check_at = None;
+                    drain_from(run, now);
                 });
             }
             if self.is_past(run.drain_from, deadline) {

@@ -1,5 +1,6 @@
 //! The way back: all traffic to the side that is healthy and was promoted last, then a drain time, then the canary's pods go.
 
+use super::promote::drain_from;
 use super::reasons::with_reasons;
 use super::{Pass, clear_wait, weights};
 use crate::api::Phase;
@@ -28,7 +29,7 @@ impl<'a> Pass<'a> {
             if to_primary {
                 run.diverted = false;
                 run.weights = Some(weights(Split::PRIMARY));
-                run.drain_from = Some(now);
+                drain_from(run, now);
             }
         });
         if to_primary {
@@ -57,6 +58,7 @@ impl<'a> Pass<'a> {
             self.with_run(|run| {
                 run.weights = Some(weights(carried));
                 run.drain_from = None;
+                run.next_check_at = None;
                 run.waiting_since = Some(now);
             });
             self.status.canary_weight = i64::from(carried.canary.percent());
@@ -68,7 +70,7 @@ impl<'a> Pass<'a> {
                 self.with_run(|run| {
                     run.weights = Some(weights(Split::PRIMARY));
                     run.diverted = false;
-                    run.drain_from = Some(now);
+                    drain_from(run, now);
                 });
                 self.status.canary_weight = 0;
             } else if self.is_past(run.waiting_since, deadline) {

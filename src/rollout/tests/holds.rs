@@ -416,6 +416,35 @@ fn a_step_that_the_route_does_not_carry_is_not_judged() {
     assert_eq!(cluster.split(), Some((60, 40)));
 }
 
+/// Found by simulation: the end of the drain before was taken for that of the one after it.
+#[test]
+fn a_way_back_that_is_gone_twice_drains_twice() {
+    let analysis = MEASURED.replace("threshold: 2", "threshold: 1, drain: 8s");
+    let mut cluster = initialised(&analysis);
+    cluster.deploy("podinfo:2").advance(1);
+    cluster
+        .answer_metric(SUCCESS_RATE, Measurement::Value(90.0))
+        .advance(10);
+    let run = cluster.status().run.unwrap();
+    assert_eq!(run.stage, "RollingBack");
+    assert!(run.next_check_at.is_some(), "it drains: {run:?}");
+
+    // Before the drain is over the primary goes dark, and somebody leads requests to what answers.
+    cluster
+        .pods("podinfo-primary", Pods::Dead)
+        .steer(80, 20)
+        .advance(30);
+    assert_eq!(cluster.split(), Some((80, 20)));
+
+    cluster.pods_ready("podinfo-primary").run_until_calm();
+    assert_eq!(cluster.split(), Some((100, 0)));
+    cluster.advance(7);
+    assert!(cluster.replicas("podinfo") > 0, "it drains again");
+    cluster.advance(1);
+    assert_eq!(cluster.replicas("podinfo"), 0);
+    assert_eq!(cluster.phase(), Phase::Failed);
+}
+
 /// Found by simulation: a person leads requests to the only side that answers, and was undone.
 #[test]
 fn a_hand_that_leads_to_the_only_side_that_answers_is_left_until_the_primary_is_back() {

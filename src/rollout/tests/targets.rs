@@ -132,6 +132,17 @@ spec:
     cluster.answer_metric(SUCCESS_RATE, Measurement::Value(90.0));
     cluster.deploy("podinfo:3").run_until(Phase::Failed);
     assert_eq!(paused(&cluster, &users).as_deref(), Some("0"));
+
+    // One that somebody woke and led requests to is put to sleep only when the gateway has taken the way back. Found by simulation.
+    cluster
+        .gateway_is_silent()
+        .steer(60, 40)
+        .edit(&users, |users| users["metadata"]["annotations"] = json!({}))
+        .run_until_calm();
+    assert_eq!(cluster.split(), Some((100, 0)));
+    assert_eq!(paused(&cluster, &users), None);
+    cluster.gateway_applies().run_until_calm();
+    assert_eq!(paused(&cluster, &users).as_deref(), Some("0"));
 }
 
 /// Found by simulation: after a failed promotion a newer revision came to a closed gate, and the pods went while requests still came.
