@@ -392,7 +392,9 @@ fn served(world: &World, change: &Change) -> Option<String> {
             std::cmp::Ordering::Equal => return None,
         };
         // A canary whose template is newer than the run's was judged by nobody: the primary is the only side that may have the traffic.
-        let excused = raised == 1 && !carries_the_run(world);
+        // What stood still for a takeover is guarded by the route, which nobody had to change meanwhile: it is put right at once.
+        let stood_still = world.witness.late.is_some();
+        let excused = stood_still || raised == 1 && !carries_the_run(world);
         if !has_endpoints(world, raised) && surely_has_endpoints(world, other) && !excused {
             return Some(format!(
                 "the canary's weight goes from {before} to {after}, but {} has no ready endpoints and {} has",

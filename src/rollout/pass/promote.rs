@@ -115,7 +115,8 @@ impl<'a> Pass<'a> {
             split_of(&run).canary
         };
         if returning && run.next_check_at.is_some_and(|due| due > self.now) {
-            return self.wake_at(run.next_check_at);
+            self.wake_at(run.next_check_at);
+            return self.keep_served(view, &run);
         }
         if returning && !view.serves(Side::Primary) {
             let deadline = signed(self.canary.spec.progress_deadline());
@@ -164,7 +165,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// While the primary rolls, neither a canary that went dark nor one that carries a newer, unjudged template may keep the traffic.
+    /// While the primary rolls, or takes the traffic over step by step, neither a canary that went dark nor one that carries a newer, unjudged template may keep the traffic.
     pub(super) fn keep_served(&mut self, view: &View<'a>, run: &Run) {
         let carried = if run.diverted {
             Weight::clamped(self.status.canary_weight)

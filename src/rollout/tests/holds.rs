@@ -416,6 +416,32 @@ fn a_step_that_the_route_does_not_carry_is_not_judged() {
     assert_eq!(cluster.split(), Some((60, 40)));
 }
 
+/// Found by simulation: between two steps of a promotion nobody looked whether both sides still answer.
+#[test]
+fn a_side_that_goes_dark_while_the_primary_takes_over_by_steps_loses_its_traffic_at_once() {
+    let analysis = "{interval: 60s, threshold: 2, stepWeight: 50, stepWeightPromotion: 20}";
+    let returning = || {
+        let mut cluster = initialised(analysis);
+        cluster.deploy("podinfo:2").run_until(Phase::Promoting);
+        while cluster.split() != Some((20, 80)) {
+            cluster.advance(5);
+        }
+        cluster
+    };
+
+    let mut cluster = returning();
+    cluster.endpoints("podinfo-canary", 0).run_until_calm();
+    assert_eq!(cluster.split(), Some((100, 0)));
+    cluster.run_until(Phase::Succeeded);
+
+    let mut cluster = returning();
+    cluster.endpoints("podinfo-primary", 0).run_until_calm();
+    assert_eq!(cluster.split(), Some((0, 100)));
+    cluster.endpoints("podinfo-primary", 2).advance(60);
+    assert_eq!(cluster.split(), Some((20, 80)));
+    cluster.run_until(Phase::Succeeded);
+}
+
 /// Found by simulation: the end of the drain before was taken for that of the one after it.
 #[test]
 fn a_way_back_that_is_gone_twice_drains_twice() {
