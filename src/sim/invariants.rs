@@ -164,6 +164,13 @@ pub fn after_write(world: &mut World, change: &Change) {
     if change.by != Hand::Serin {
         return;
     }
+    if world.witness.late.is_some()
+        && change.name == target(world)
+        && is_scaled_to_zero(world, change)
+    {
+        // It came after its writer's time was over, on a target that nobody had touched since: to whoever works now it is a stranger's hand.
+        world.witness.hand_on_scale = true;
+    }
     let checks: [(&'static str, WriteCheck); 10] = [
         ("I9 one hand", overtaken),
         ("I1 whole", whole),
