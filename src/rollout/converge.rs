@@ -788,7 +788,7 @@ fn made_from(view: &View<'_>, hash: &str) -> Vec<ObjectRef> {
 }
 
 /// Whether the primary is as Flagger wrote it last.
-fn is_flaggers(view: &View<'_>) -> bool {
+pub(super) fn is_flaggers(view: &View<'_>) -> bool {
     view.primary
         .object()
         .is_some_and(|primary| primary.annotation(APPLIED_ANNOTATION).is_none())

@@ -630,7 +630,8 @@ pub async fn rivals(bed: &Bed) -> Result<()> {
     );
     let written: Audit = bed.audit_since(mark)?.of_user("serin").work();
     let touched = written.count(|request| {
-        !matches!(request.verb.as_str(), "get" | "list")
+        request.namespace == namespace.name()
+            && !matches!(request.verb.as_str(), "get" | "list")
             && request.resource != "events"
             && request.resource != "canaries/status"
     });

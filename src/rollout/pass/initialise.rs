@@ -5,6 +5,7 @@ use super::promote::drain_from;
 use super::reasons::{Moment, with_reasons};
 use super::{Pass, split_of, weights};
 use crate::api::Phase;
+use crate::rollout::converge;
 use crate::rollout::decision::Severity;
 use crate::rollout::stage::Stage;
 use crate::rollout::view::{Identity, Side, View, signed};
@@ -40,25 +41,7 @@ impl<'a> Pass<'a> {
             return self.divert(view, Side::Primary);
         }
         if !switching {
-            match view.readiness(Side::Primary, since) {
-                Readiness::Ready => {
-                    let now = self.now;
-                    // A split that Flagger left on the route ends here.
-                    self.status.canary_weight = 0;
-                    self.with_run(|run| {
-                        run.pod_failures.clear();
-                        drain_from(run, now);
-                        run.weights = Some(weights(Split::PRIMARY));
-                    });
-                }
-                Readiness::Waiting { message } => {
-                    self.hold_initialisation(view, since, &message, false);
-                }
-                Readiness::Failed { message } => {
-                    self.hold_initialisation(view, since, &message, true);
-                }
-            }
-            return;
+            return self.await_primary(view, since);
         }
         let diverted = self.run_ref().is_some_and(|run| run.diverted);
         if view.is_dark(Side::Primary) && (diverted || !view.serves(Side::Canary)) {
@@ -117,6 +100,40 @@ impl<'a> Pass<'a> {
                 self.canary.spec.target_ref.kind
             ),
         );
+    }
+
+    /// Service and route lead to the primary once it is ready with what it is to run.
+    fn await_primary(&mut self, view: &View<'a>, since: Option<Timestamp>) {
+        match view.readiness(Side::Primary, since) {
+            Readiness::Ready
+                if !converge::is_flaggers(view)
+                    && !converge::primary_carries(view, &self.status) =>
+            {
+                // It is ready with what it had before; the write is under way, and is repeated until the primary says so.
+                let deadline = signed(self.canary.spec.progress_deadline());
+                if self.is_past(since, deadline) {
+                    let why = "its template could not be written";
+                    return self.hold_initialisation(view, since, why, false);
+                }
+                self.wake_after(since, deadline);
+            }
+            Readiness::Ready => {
+                let now = self.now;
+                // A split that Flagger left on the route ends here.
+                self.status.canary_weight = 0;
+                self.with_run(|run| {
+                    run.pod_failures.clear();
+                    drain_from(run, now);
+                    run.weights = Some(weights(Split::PRIMARY));
+                });
+            }
+            Readiness::Waiting { message } => {
+                self.hold_initialisation(view, since, &message, false);
+            }
+            Readiness::Failed { message } => {
+                self.hold_initialisation(view, since, &message, true);
+            }
+        }
     }
 
     /// Until the primary serves, the user's own workload does; so the primary follows it.

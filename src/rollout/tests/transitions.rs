@@ -60,6 +60,31 @@ fn initializing_follows_the_users_workload_until_the_primary_serves() {
         .run_until(Phase::Initialized);
 }
 
+/// Found by simulation: the primary was ready with the revision before, and the seed was said to be promoted.
+#[test]
+fn a_seed_that_did_not_reach_the_primary_is_not_initialised() {
+    let mut cluster = Cluster::given_canary(&canary(STEPS));
+    cluster.given_deployment("podinfo:1");
+    let primary = deployment("podinfo-primary");
+    while cluster.object(&primary).is_none() {
+        cluster.run_once();
+    }
+    cluster
+        .deny(primary.clone(), true)
+        .deploy("podinfo:2")
+        .run_until_calm();
+    assert_eq!(cluster.image("podinfo-primary"), "podinfo:1");
+    assert_eq!(cluster.phase(), Phase::Initializing);
+    assert_eq!(cluster.status().run.unwrap().drain_from, None);
+
+    cluster.deny(primary, false).run_until(Phase::Initialized);
+    assert_eq!(cluster.image("podinfo-primary"), "podinfo:2");
+    assert_eq!(
+        cluster.status().promoted.unwrap().revision,
+        cluster.status().last_applied_spec.unwrap()
+    );
+}
+
 /// From each idle phase, a change goes straight on where there is no gate.
 /// Found by simulation: with the route switched and old pods of the primary serving, nothing followed a failed initialisation.
 #[test]
