@@ -332,8 +332,9 @@ async fn roll(
 async fn open(bed: &Bed, count: usize) -> Result<Vec<Stall>> {
     let mut stalls = Vec::with_capacity(count);
     for number in 0..count {
-        let gateway = PLANES[number % PLANES.len()];
-        let place = bed.namespace(&format!("crowd-{}", gateway.name())).await?;
+        let plane = number % PLANES.len();
+        let gateway = PLANES[plane];
+        let place = bed.namespace(&format!("crowd-{plane}")).await?;
         let name = format!("app-{number}");
         stalls.push(Stall {
             host: place.host(&name),
