@@ -332,9 +332,9 @@ async fn roll(
 async fn open(bed: &Bed, count: usize) -> Result<Vec<Stall>> {
     let mut stalls = Vec::with_capacity(count);
     for number in 0..count {
-        let plane = number % PLANES.len();
-        let gateway = PLANES[plane];
-        let place = bed.namespace(&format!("crowd-{plane}")).await?;
+        let side = number % PLANES.len();
+        let gateway = PLANES[side];
+        let place = bed.namespace(&format!("crowd-{side}")).await?;
         let name = format!("app-{number}");
         stalls.push(Stall {
             host: place.host(&name),
