@@ -396,7 +396,7 @@ fn canary(stall: &Stall) -> Value {
             "progressDeadlineSeconds": 300,
             "service": {
                 "port": 80, "targetPort": 8080, "hosts": [stall.host],
-                "gatewayRefs": [{"name": stall.gateway.name(), "namespace": "gateway"}],
+                "gatewayRefs": [stall.gateway.parent()],
             },
             "analysis": {
                 "interval": "5s", "threshold": 2, "stepWeight": 100 / STEPS, "maxWeight": 100,
