@@ -51,12 +51,17 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     if arguments.gateway {
         inner.push("--gateway".into());
     }
-    let inside = namespace::spawn_inside(&inner)?;
+    measure_inside(&inner, BED).await
+}
+
+/// Runs this program in a namespace of its own, and says where the logs of that bed are when it fails.
+pub(crate) async fn measure_inside(arguments: &[OsString], bed: &str) -> Result<ExitCode> {
+    let inside = namespace::spawn_inside(arguments)?;
     let status = namespace::wait_or_interrupt(inside).await?;
     if status.success() {
         return Ok(ExitCode::SUCCESS);
     }
-    println!("logs are in {}", state_folder(BED)?.join("logs").display());
+    println!("logs are in {}", state_folder(bed)?.join("logs").display());
     Ok(ExitCode::FAILURE)
 }
 
@@ -202,7 +207,8 @@ async fn set_up(bed: &Bed, arguments: Arguments) -> Result<()> {
     stream::iter(0..arguments.canaries)
         .map(|number| {
             let gateway = arguments.gateway && number % 2 == 1;
-            let yaml = format!("{}\n---\n{}", deployment(number), canary(number, gateway));
+            let app = idle_app(&format!("app-{number}"));
+            let yaml = format!("{app}\n---\n{}", canary(number, gateway));
             let place = place(number);
             async move { bed.apply_in(&place, &yaml).await }
         })
@@ -225,9 +231,8 @@ async fn set_up(bed: &Bed, arguments: Arguments) -> Result<()> {
     .await
 }
 
-/// Its image stands for no program: the pods are marked ready and cost nothing.
-fn deployment(number: usize) -> Value {
-    let name = format!("app-{number}");
+/// A Deployment with one pod. Its image stands for no program: the pods are marked ready and cost nothing.
+pub(crate) fn idle_app(name: &str) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
         "spec": {

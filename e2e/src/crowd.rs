@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use crate::bed::audit::AuditMark;
 use crate::bed::parts::PROMETHEUS;
 use crate::bed::process::Process;
-use crate::bed::{Bed, BedOptions, namespace, state_folder};
-use crate::bench::{Use, canaries, controller, table};
+use crate::bed::{Bed, BedOptions};
+use crate::bench::{Use, canaries, controller, measure_inside, table};
 use crate::load::{Load, Report};
 use crate::scenarios::shop::Gateway;
 use crate::tools;
@@ -55,13 +55,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         format!("--requests={}", arguments.requests).into(),
         format!("--rate={}", arguments.rate).into(),
     ];
-    let inside = namespace::spawn_inside(&inner)?;
-    let status = namespace::wait_or_interrupt(inside).await?;
-    if status.success() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    println!("logs are in {}", state_folder(BED)?.join("logs").display());
-    Ok(ExitCode::FAILURE)
+    measure_inside(&inner, BED).await
 }
 
 /// One canary and its visitors.

@@ -10,6 +10,7 @@ use super::economy::{BUDGET, work};
 use super::shop::{self, PATIENCE, own_service};
 use crate::bed::audit::{Audit, AuditMark};
 use crate::bed::{Bed, Namespace};
+use crate::bench::idle_app;
 use crate::tools;
 
 const DEFINITIONS: &str = include_str!("../../manifests/objects-without-plane.yaml");
@@ -261,7 +262,7 @@ async fn rollout(bed: &Bed, router: &Router) -> Result<Cost> {
         apply(object).await?;
     }
     apply(template()).await?;
-    apply(target()).await?;
+    apply(idle_app("app")).await?;
     place.wait_ready("app", PATIENCE).await?;
     apply(canary(router)).await?;
     place.wait_phase("app", "Initialized", PATIENCE).await?;
@@ -319,21 +320,6 @@ fn template() -> Value {
     json!({
         "apiVersion": "flagger.app/v1beta1", "kind": "MetricTemplate", "metadata": {"name": "one"},
         "spec": {"provider": {"type": "prometheus", "address": crate::bed::parts::PROMETHEUS}, "query": "vector(1)"},
-    })
-}
-
-/// Its image stands for no program: the pods are marked ready and cost nothing.
-fn target() -> Value {
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "app"},
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": {"app": "app"}},
-            "template": {
-                "metadata": {"labels": {"app": "app"}},
-                "spec": {"containers": [{"name": "app", "image": "serin-bench:1.0.0", "ports": [{"containerPort": 8080}]}]},
-            },
-        },
     })
 }
 

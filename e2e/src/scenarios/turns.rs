@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::shop::{self, PATIENCE};
 use crate::bed::{Bed, Namespace};
+use crate::bench::idle_app;
 
 /// How many runs may be under way at once, in all and in one namespace.
 const EVERYWHERE: usize = 3;
@@ -136,7 +137,7 @@ pub async fn run(bed: &Bed) -> Result<()> {
         .flat_map(|place| (0..CANARIES).map(move |number| (place, format!("app-{number}"))))
         .collect();
     try_join_all(all.iter().map(|(place, name)| async move {
-        place.apply(&target(name).to_string()).await?;
+        place.apply(&idle_app(name).to_string()).await?;
         place.apply(&canary(name).to_string()).await?;
         place.wait_phase(name, "Initialized", PATIENCE).await
     }))
@@ -261,21 +262,6 @@ async fn follow(
         book.under_way,
         book.waiting
     )
-}
-
-/// Its image stands for no program: the pods are marked ready and cost nothing.
-fn target(name: &str) -> Value {
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}},
-                "spec": {"containers": [{"name": "app", "image": "serin-bench:1.0.0", "ports": [{"containerPort": 8080}]}]},
-            },
-        },
-    })
 }
 
 fn canary(name: &str) -> Value {
