@@ -88,6 +88,10 @@ pub struct CanaryStatus {
     /// Set while a person has paused this canary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
+    /// Set while there is no run and the target is yet to be put to rest: the run before had to leave its pods, or somebody woke its
+    /// autoscaler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rest: Option<Rest>,
     /// The last alerts about this canary, oldest first, and who was told. Only where somebody is to be told.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alerts: Vec<AlertRecord>,
@@ -584,6 +588,19 @@ string_enum! {
         /// The backend could not be asked, or answered with an error.
         Error = "Error",
     }
+}
+
+/// What is left to do until a target without a run is at rest.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rest {
+    /// From when the drain time counts: when the primary was seen to serve all traffic, RFC 3339. Absent while it does not.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "whole_millis"
+    )]
+    #[schemars(schema_with = "schema::time")]
+    pub drain_from: Option<Timestamp>,
 }
 
 /// How far the clean-up has come.

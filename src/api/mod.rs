@@ -57,7 +57,7 @@ pub use canary_service::{
 };
 pub use canary_status::{
     AlertRecord, CanaryStatus, CommandAnswer, Condition, ConditionStatus, Deletion, MetricStatus,
-    Pause, Phase, PodFailure, Promoted, Run, RunOutcome, RunWeights, Verdict, condition_type,
+    Pause, Phase, PodFailure, Promoted, Rest, Run, RunOutcome, RunWeights, Verdict, condition_type,
 };
 pub use command::{COMMAND_ANNOTATION, Command, CommandWord};
 pub use decode::DecodeError;

@@ -85,8 +85,8 @@ impl<'s> Intent<'s> {
             copies: false,
             split: Some(Split::PRIMARY),
             apex: true,
-            scale: Scale::Leave,
-            asleep: Some(true),
+            scale: if drained { Scale::Zero } else { Scale::Leave },
+            asleep: drained.then_some(true),
         };
         let Some(run) = &status.run else { return idle };
         let judged = Some((run.revision.as_str(), &run.tracked_configs));
@@ -107,6 +107,7 @@ impl<'s> Intent<'s> {
             // Its pods may serve, or have served until now: they stay as they are.
             Stage::Waiting => Self {
                 split,
+                scale: Scale::Leave,
                 asleep: None,
                 ..idle
             },
@@ -278,8 +279,7 @@ fn fill(
     }
     plan.writes.extend(later);
     // The only copy that may still answer stays awake, and so does one that the gateway still sends to.
-    let led_away = view.carries(Split::PRIMARY).is_ok() && view.applied().is_ok();
-    if intent.asleep == Some(true) && view.serves(Side::Primary) && led_away {
+    if intent.asleep == Some(true) && leads_to_primary_alone(view) {
         plan.writes.extend(autoscaler.and_then(autoscaler::pause));
     }
     if intent.scale == Scale::Zero {
@@ -290,6 +290,17 @@ fn fill(
         forget_configs(view, status, plan);
     }
     Ok(())
+}
+
+/// Whether the primary answers, and the gateway is seen to send everything there.
+pub(super) fn leads_to_primary_alone(view: &View<'_>) -> bool {
+    view.serves(Side::Primary) && view.carries(Split::PRIMARY).is_ok() && view.applied().is_ok()
+}
+
+/// Whether the target has an autoscaler that would start pods of it.
+pub(super) fn is_awake(view: &View<'_>) -> bool {
+    let autoscaler = view.autoscaler.as_ref().and_then(Reading::object);
+    autoscaler.and_then(autoscaler::pause).is_some()
 }
 
 /// The canary's clone of a Service target: the revision that is judged, and the target's own while no run is under way. A revision that

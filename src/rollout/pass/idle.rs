@@ -2,13 +2,14 @@
 //! told of its end.
 
 use super::{Pass, split_of, weights};
-use crate::api::{HookType, Phase};
+use crate::api::{HookType, Phase, Rest};
 use crate::rollout::checks;
 use crate::rollout::checks::HookOutcome;
+use crate::rollout::converge;
 use crate::rollout::decision::{Severity, Tally};
 use crate::rollout::stage::Stage;
 use crate::rollout::turn::{Turn, WAIT_TURN};
-use crate::rollout::view::{Identity, Side, View};
+use crate::rollout::view::{Identity, Side, View, signed};
 use crate::routing::{Split, Weight};
 use jiff::{SignedDuration, Timestamp};
 
@@ -23,7 +24,36 @@ impl<'a> Pass<'a> {
         if self.run_ref().is_none() {
             self.forget_configs();
         }
+        self.rest(view);
         self.follow_target(view);
+    }
+
+    /// The target's pods that the run before had to leave, since nobody else answered when it ended, and those that a woken autoscaler
+    /// would start: they go once the primary has had all traffic for the drain time.
+    fn rest(&mut self, view: &View<'a>) {
+        let known = self.is_promoted(&view.identity) || self.is_applied(&view.identity);
+        let left = self.status.rest.is_some() && view.target_is_up();
+        if known && !left && !converge::is_awake(view) {
+            self.status.rest = None;
+            return;
+        }
+        if !known && self.status.rest.is_none() {
+            return;
+        }
+        // What is newer than the last run may be taken back before its own run begins.
+        let from = (known && converge::leads_to_primary_alone(view)).then(|| {
+            let began = self.status.rest.as_ref().and_then(|rest| rest.drain_from);
+            began.unwrap_or(self.now)
+        });
+        self.status.rest = Some(Rest { drain_from: from });
+        let drain = signed(self.canary.spec.analysis.drain());
+        self.wake_after(from, drain);
+        self.drained = self.is_past(from, drain);
+    }
+
+    /// The run is over, and the target has pods: they are looked after when the primary answers, or are the next run's.
+    pub(super) fn leave_pods(&mut self, view: &View<'a>) {
+        self.status.rest = view.target_is_up().then(Rest::default);
     }
 
     /// The post-rollout hooks of the run that has just ended. They are told, not asked: nothing depends on their answers.
@@ -184,6 +214,10 @@ impl<'a> Pass<'a> {
         if self.is_promoted(&view.identity) {
             self.record_applied(&view.identity);
             let cause = "The target was set back to the promoted revision.";
+            if self.run_ref().is_none() {
+                // Flagger's wait, which keeps no run.
+                self.status.run = Some(self.new_run(view, Stage::Waiting, self.next_number()));
+            }
             if view.target_is_up() {
                 return self.leave_the_gate(view, Stage::Cancelling, cause);
             }
@@ -253,6 +287,7 @@ impl<'a> Pass<'a> {
             run.commands.clone_from(&waited.commands);
         }
         self.status.run = Some(run);
+        self.status.rest = None;
         self.status.phase = Phase::Progressing;
         self.status.failed_checks = 0;
         self.status.iterations = 0;

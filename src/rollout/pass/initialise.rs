@@ -152,8 +152,12 @@ impl<'a> Pass<'a> {
                 self.status.canary_weight = 0;
             }
         }
+        let diverted = run.diverted;
         self.status.run = Some(run);
         self.status.last_applied_spec = None;
+        if switching && !diverted && view.is_dark(Side::Primary) && view.serves(Side::Canary) {
+            self.divert(view, Side::Primary);
+        }
     }
 
     /// The primary does not become ready. The user's workload goes on serving, so nothing is undone; it is only said.

@@ -313,10 +313,10 @@ impl<'a> Pass<'a> {
         if !self.settled(view, Side::Primary) {
             return;
         }
-        self.drained = true;
         let superseded = self
             .run_ref()
             .is_some_and(|run| run.revision != view.identity.revision);
+        self.drained = !superseded;
         if !superseded && view.target_is_up() {
             return;
         }
@@ -328,6 +328,7 @@ impl<'a> Pass<'a> {
             configs: run.tracked_configs.clone(),
         };
         self.record_promoted(view, &identity, run.template.clone());
+        self.leave_pods(view);
         let by_word = run.skip_analysis;
         let skipped = self.canary.spec.skip_analysis() || by_word;
         self.tallies.push(Tally::Succeeded { skipped });

@@ -100,6 +100,7 @@ impl<'a> Pass<'a> {
         if self.drained && view.target_is_up() {
             return;
         }
+        self.leave_pods(view);
         let cause = run.message.clone().unwrap_or_default();
         let cause = with_reasons(self.run_ref(), &cause);
         if run.stage == Stage::Cancelling.as_str() {

@@ -443,6 +443,28 @@ fn an_idle_canary_keeps_its_pods() {
     );
 }
 
+/// Found by simulation: the wait ended without a word in the history.
+#[test]
+fn a_wait_that_flagger_left_is_over_when_its_revision_is_taken_back() {
+    let gated = canary(&with_hooks("stepWeight: 20", &["confirm-rollout gate"]));
+    let waiting = Left {
+        phase: "Waiting",
+        target: ("podinfo:2", 0),
+        primary: "podinfo:1",
+        weight: 0,
+        more: "",
+    };
+    let mut cluster = left_with(&waiting, &gated);
+    cluster
+        .answer_hook("gate", HookAnswer::Refused("not yet".to_owned()))
+        .run_once()
+        .run_once();
+    assert_eq!(cluster.phase(), Phase::Waiting);
+    cluster.deploy("podinfo:1").run_until_calm();
+    assert_eq!(cluster.phase(), Phase::Succeeded);
+    assert_eq!(cluster.outcomes(), ["Reverted"]);
+}
+
 #[test]
 fn after_a_failed_promotion_the_canary_keeps_the_traffic() {
     let mut cluster = left(&Left {

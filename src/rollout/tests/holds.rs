@@ -557,6 +557,63 @@ fn a_fix_during_initialisation_keeps_requests_where_they_are_answered_until_its_
     assert_eq!(cluster.replicas("podinfo"), 0);
 }
 
+/// Found by simulation: the route was taken back from the only side that answered.
+#[test]
+fn a_fix_during_initialisation_leaves_requests_that_a_hand_led_to_the_only_side_that_answers() {
+    let mut cluster = Cluster::given_canary(&canary(STEPS));
+    cluster
+        .given_deployment("podinfo:1")
+        .gateway_is_silent()
+        .run_until_calm();
+    cluster
+        .pods("podinfo-primary", Pods::Dead)
+        .steer(30, 70)
+        .deploy("podinfo:2")
+        .run_until_calm();
+    assert_eq!(cluster.split(), Some((0, 100)));
+    assert_eq!(cluster.status().canary_weight, 100);
+}
+
+/// Found by simulation: they stayed for ever, although the primary was back.
+#[test]
+fn pods_that_a_run_left_beside_a_dark_primary_go_when_it_is_back() {
+    let mut cluster = initialised(STEPS);
+    cluster
+        .pods("podinfo-primary", Pods::Dead)
+        .pods("podinfo", Pods::Dead)
+        .deploy("podinfo:2")
+        .run_until(Phase::Failed);
+    cluster.advance(600);
+    assert!(cluster.replicas("podinfo") > 0, "whoever is back may serve");
+    assert!(cluster.status().rest.is_some());
+
+    cluster.pods_ready("podinfo-primary").run_until_calm();
+    assert!(cluster.replicas("podinfo") > 0, "they drain");
+    cluster.advance(3);
+    assert_eq!(cluster.replicas("podinfo"), 0);
+    assert_eq!(cluster.status().rest, None);
+    assert_eq!(cluster.outcomes(), ["RolledBack"], "it is told once");
+}
+
+/// Found by simulation, as above.
+#[test]
+fn pods_of_a_newer_revision_that_is_taken_back_before_its_run_begins_go_too() {
+    let mut cluster = initialised(STEPS);
+    cluster.deploy("podinfo:2").run_until(Phase::Finalising);
+    cluster.run_once().deploy("podinfo:3").sleep(3);
+    for _ in 0..4 {
+        if cluster.phase() == Phase::Finalising {
+            cluster.run_once();
+        }
+    }
+    assert_eq!(cluster.phase(), Phase::Succeeded);
+    assert!(cluster.replicas("podinfo") > 0, "they are the next run's");
+    cluster.deploy("podinfo:2").run_until_calm();
+    cluster.advance(3);
+    assert_eq!(cluster.phase(), Phase::Succeeded);
+    assert_eq!(cluster.replicas("podinfo"), 0);
+}
+
 /// The answer to the question which series there are, for a Gateway API: bits of the rows http, pods, istio, linkerd, contour, traefik-gateway.
 fn series_of(place: u32) -> Measurement {
     Measurement::Value(f64::from(1_u32 << place))

@@ -142,6 +142,8 @@ spec:
     assert_eq!(cluster.split(), Some((100, 0)));
     assert_eq!(paused(&cluster, &users), None);
     cluster.gateway_applies().run_until_calm();
+    assert_eq!(paused(&cluster, &users), None, "requests may still be open");
+    cluster.advance(3);
     assert_eq!(paused(&cluster, &users).as_deref(), Some("0"));
 }
 
@@ -203,6 +205,8 @@ spec: {scaleTargetRef: {name: podinfo}, minReplicaCount: 2, maxReplicaCount: 5, 
     cluster.run_until_calm();
     assert!(!asleep(&cluster));
     cluster.pods_ready("podinfo-primary").run_until_calm();
+    assert!(!asleep(&cluster), "the primary has only just got requests");
+    cluster.advance(3);
     assert!(asleep(&cluster));
 }
 
