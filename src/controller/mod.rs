@@ -549,17 +549,17 @@ impl Controller {
         Next::BackOff(Duration::ZERO)
     }
 
-    /// Reads past the cache what changed under a decision. Where another hand wrote the canary's status there was another controller at
-    /// work, and what is known of everything else may be as old: then all that decisions look at is read again.
+    /// Reads past the cache what changed under a decision, and the canary. Where another hand wrote its status there was another
+    /// controller at work, and what is known of everything else may be as old: then all that decisions look at is read again.
     async fn read_again(
         &self,
         key: &CanaryKey,
         decided_from: &Object,
         name: &ObjectRef,
     ) -> Result<(), ApiError> {
-        self.caches.refresh(name, key).await?;
-        if name.kind != kinds::CANARY {
-            return Ok(());
+        let canary = kinds::CANARY.named(&key.namespace, &key.name);
+        for changed in BTreeSet::from([name, &canary]) {
+            self.caches.refresh(changed, key).await?;
         }
         let rewritten = self.caches.canary(key).is_some_and(|now| {
             now.uid() == decided_from.uid() && now.at("/status") != decided_from.at("/status")

@@ -1377,13 +1377,15 @@ impl World {
             Refusal::Conflict(_) | Refusal::NotFound if one.conflicts < 5 => {
                 one.conflicts += 1;
                 // Read past the cache, which was shown to be behind.
+                let canary = kinds::CANARY.named(NAMESPACE, CANARY);
                 let status = |one: &Replica| {
-                    let known = one.canary(target);
+                    let known = one.canary(&canary);
                     known.map(|(_, canary)| canary.at("/status").clone())
                 };
                 let before = status(&self.replicas[replica]);
                 self.read_again(replica, target);
-                if target.kind == kinds::CANARY && status(&self.replicas[replica]) != before {
+                self.read_again(replica, &canary);
+                if status(&self.replicas[replica]) != before {
                     // Another controller is at work; what is known of everything else may be as old.
                     for want in self.replicas[replica].wants.clone() {
                         match want {
