@@ -60,8 +60,8 @@ pub struct Witness {
     skipped: bool,
     hand_on_services: i64,
     hand_on_scale: bool,
-    /// The last run ended while the canary's pods had to be left alone.
-    ended_alone: bool,
+    /// A request that stood still took hold when the canary was being deleted or gone; nobody is there who could put it right.
+    late_for_the_gone: bool,
     hand_on_primary: i64,
     suspended_at: i64,
     least_interval: i64,
@@ -170,6 +170,9 @@ pub fn after_write(world: &mut World, change: &Change) {
     {
         // It came after its writer's time was over, on a target that nobody had touched since: to whoever works now it is a stranger's hand.
         world.witness.hand_on_scale = true;
+    }
+    if world.witness.late.is_some() && world.truth.deleted_at.is_some() {
+        world.witness.late_for_the_gone = true;
     }
     let checks: [(&'static str, WriteCheck); 10] = [
         ("I9 one hand", overtaken),
@@ -319,7 +322,9 @@ fn copied(world: &World, change: &Change) -> Option<String> {
         .into_iter()
         .flatten()
         .any(|configs| configs.get(CONFIG_KEY) == Some(&found));
-    (!known).then(|| {
+    // What stood still for a takeover is guarded by the copy alone: one that nobody reads any more may come back.
+    let excused = world.witness.late.is_some();
+    (!known && !excused).then(|| {
         format!("the primary's config is {found}, which no run was judged with and nothing was promoted with")
     })
 }
@@ -336,12 +341,14 @@ fn given_back(world: &World, change: &Change) -> Option<String> {
         .get(world.witness.writer)
         .map_or(0, |replica| replica.staleness(world.now));
     let pods = world.workloads[0].ready_pods().next().is_some()
+        || world.witness.late.is_some()
         || world.now - world.witness.pods_at < staleness.max(5_000);
     (world.scenario.spec["revertOnDeletion"] == true && !pods && world.now - asked < deadline).then(
         || {
             format!(
-                "the object goes {} s after its deletion while the target has no ready pods",
-                (world.now - asked) / 1000
+                "the object goes {} s after its deletion while the target has no ready pods (since {} s; the writer's cache is at most {staleness} ms old)",
+                (world.now - asked) / 1000,
+                (world.now - world.witness.pods_at) / 1000,
             )
         },
     )
@@ -424,7 +431,8 @@ fn served(world: &World, change: &Change) -> Option<String> {
             || (world.witness.hand_on_route > 0
                 && world.now - world.witness.hand_on_route < staleness + 4 * world.gateway.lag);
         let carried = world.gateway.canary.unwrap_or(0);
-        if carried > 0 && !stuck && !world.endpoints(1).is_empty() {
+        let stood_still = world.witness.late.is_some();
+        if carried > 0 && !stuck && !stood_still && !world.endpoints(1).is_empty() {
             return Some(format!(
                 "the target is scaled to zero while the gateway still sends {carried} % of the traffic to it"
             ));
@@ -579,18 +587,6 @@ pub fn after_status(world: &mut World, change: &Change, before: &CanaryStatus) {
     }
     if world.status.run.as_ref().map(|run| &run.id) != before.run.as_ref().map(|run| &run.id) {
         world.witness.run_at = world.now;
-    }
-    if world.status.phase != before.phase {
-        // A newer revision that came while the run was being finished keeps the target's pods; when it is taken back before its own
-        // run begins they stay, as with anything that people do to an idle target.
-        let ended = matches!(world.status.phase, Phase::Failed | Phase::Succeeded);
-        let newer = before.run.as_ref().map(|run| run.revision.as_str())
-            != world
-                .witness
-                .hashes
-                .get(&world.target_image())
-                .map(String::as_str);
-        world.witness.ended_alone = ended && (world.endpoints(1).is_empty() || newer);
     }
     if world.truth.deleted_at.is_some() {
         return;
@@ -886,10 +882,10 @@ pub fn moment(world: &mut World) {
         );
         world.violate("I11 ends", text);
     }
+    if world.workloads[0].ready_pods().next().is_some() {
+        world.witness.pods_at = world.now;
+    }
     if world.truth.deleted_at.is_some() {
-        if world.workloads[0].ready_pods().next().is_some() {
-            world.witness.pods_at = world.now;
-        }
         // What holds while a canary is given back is looked at when it goes, and at the end.
         return;
     }
@@ -989,7 +985,8 @@ fn reverted(world: &World) -> Option<String> {
         return Some("the canary was given back, and its target has no pods".to_owned());
     }
     let apex = world.store.get(&kinds::SERVICE.named(NAMESPACE, "web"))?;
-    (given_back && apex.text("/spec/selector/app") != "web").then(|| {
+    let led_back = apex.text("/spec/selector/app") == "web" || world.witness.late_for_the_gone;
+    (given_back && !led_back).then(|| {
         "the canary was given back, and the apex Service leads to the primary that is gone"
             .to_owned()
     })
@@ -1104,8 +1101,7 @@ fn safe_end(world: &World) -> Option<String> {
         .map_or(1, |target| world.scale_of(target));
     // The only copy that may still answer stays.
     let alone = world.endpoints(1).is_empty();
-    if !held && replicas > 0 && !world.witness.hand_on_scale && !alone && !world.witness.ended_alone
-    {
+    if !held && replicas > 0 && !world.witness.hand_on_scale && !alone {
         return Some(format!(
             "no run is under way, and the target still has {replicas} replicas"
         ));

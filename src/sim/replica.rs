@@ -43,8 +43,21 @@ struct Cached {
 /// News of one kind, delivered in order.
 #[derive(Clone, Debug, Default)]
 struct Stream {
-    news: VecDeque<(i64, u64, ObjectRef, Option<Arc<Object>>)>,
+    news: VecDeque<News>,
     last: i64,
+}
+
+/// A change that is on its way to a replica.
+#[derive(Clone, Debug)]
+struct News {
+    /// When it happened, in ms.
+    happened: i64,
+    /// When it arrives.
+    due: i64,
+    /// The store's revision, and what there is then.
+    revision: u64,
+    name: ObjectRef,
+    object: Option<Arc<Object>>,
 }
 
 /// What a replica is carrying out.
@@ -181,12 +194,13 @@ impl Replica {
         let stream = &mut self.streams[position];
         let at = (now + lag + jitter).max(stream.last).max(self.broken_until);
         stream.last = at;
-        stream.news.push_back((
-            at,
-            change.revision,
-            change.name.clone(),
-            change.after.clone(),
-        ));
+        stream.news.push_back(News {
+            happened: now,
+            due: at,
+            revision: change.revision,
+            name: change.name.clone(),
+            object: change.after.clone(),
+        });
         Some((position, at))
     }
 
@@ -196,13 +210,15 @@ impl Replica {
         while self.streams[position]
             .news
             .front()
-            .is_some_and(|(at, ..)| *at <= now)
+            .is_some_and(|news| news.due <= now)
         {
-            let Some((_, revision, name, object)) = self.streams[position].news.pop_front() else {
+            let Some(news) = self.streams[position].news.pop_front() else {
                 break;
             };
-            if self.learn(&name, revision, object.as_ref()) {
-                woken |= name.kind == kinds::CANARY || self.cares(&name, object.as_deref());
+            let object = news.object.as_ref();
+            if self.learn(&news.name, news.revision, object) {
+                woken |= news.name.kind == kinds::CANARY
+                    || self.cares(&news.name, object.map(AsRef::as_ref));
             }
         }
         woken
@@ -254,7 +270,13 @@ impl Replica {
             self.lag
         };
         let broken = self.deaf || now < self.broken_until + 1_000;
-        1_000 + lag + if broken { 30_000 } else { 0 }
+        let oldest = self
+            .streams
+            .iter()
+            .filter_map(|stream| stream.news.front())
+            .map(|news| now - news.happened)
+            .max();
+        (1_000 + lag + if broken { 30_000 } else { 0 }).max(1_000 + oldest.unwrap_or(0))
     }
 
     /// The canary and its version.
