@@ -336,10 +336,7 @@ fn given_back(world: &World, change: &Change) -> Option<String> {
     }
     let asked = world.truth.deleted_at?;
     let deadline = 60_000;
-    let staleness = world
-        .replicas
-        .get(world.witness.writer)
-        .map_or(0, |replica| replica.staleness(world.now));
+    let staleness = writers_age(world);
     let pods = world.workloads[0].ready_pods().next().is_some()
         || world.witness.late.is_some()
         || world.now - world.witness.pods_at < staleness.max(5_000);
@@ -423,10 +420,7 @@ fn served(world: &World, change: &Change) -> Option<String> {
             .behind_since
             .is_some_and(|since| world.now - since > 50_000);
         // Somebody's hand on the route that the writer could not have seen yet.
-        let staleness = world
-            .replicas
-            .get(world.witness.writer)
-            .map_or(0, |replica| replica.staleness(world.now));
+        let staleness = writers_age(world);
         let stuck = stuck
             || (world.witness.hand_on_route > 0
                 && world.now - world.witness.hand_on_route < staleness + 4 * world.gateway.lag);
@@ -510,10 +504,7 @@ fn earned(world: &World, change: &Change) -> Option<String> {
     }
     let first = status.promoted.is_none();
     // Where the watches lag the checks may have been answered by pods of a newer revision that the writer could not know of.
-    let staleness = world
-        .replicas
-        .get(world.witness.writer)
-        .map_or(0, |replica| replica.staleness(world.now));
+    let staleness = writers_age(world);
     let unseen = world.target_image() != image && world.now - world.witness.target_at <= staleness;
     if Nature::of(&image).is_unfit() && !first && !promoted && !world.witness.skipped && !unseen {
         return Some(format!(
@@ -675,8 +666,8 @@ fn rung(world: &mut World, before: &CanaryStatus) -> Option<String> {
     let next = next_step(analysis, Weight::clamped(i64::from(from)));
     let expected = match next {
         NextStep::Raise(weight) => u32::from(weight.percent()),
-        // A primary that is without pods while it takes the template over must be without traffic then; of one that somebody has just
-        // deleted it can't be told any more.
+        // A primary that is without pods while it takes the template over must be without traffic then; of one that somebody has
+        // deleted, and that the writer has not seen come back, it can't be told.
         NextStep::Top if to == 100 && (rolls_dark(world) || is_gone(world)) => 100,
         NextStep::Top => from,
     };
@@ -685,7 +676,17 @@ fn rung(world: &mut World, before: &CanaryStatus) -> Option<String> {
 }
 
 fn is_gone(world: &World) -> bool {
+    let deleted = world.witness.hand_on_primary;
     world.store.get(&primary(world)).is_none()
+        || deleted > 0 && world.now - deleted <= writers_age(world)
+}
+
+/// How far what the last writer knows may be behind, in ms.
+fn writers_age(world: &World) -> i64 {
+    world
+        .replicas
+        .get(world.witness.writer)
+        .map_or(0, |replica| replica.staleness(world.now))
 }
 
 /// Whether the primary loses all of its pods at once when it gets another template.
