@@ -229,6 +229,8 @@ fn api_server(tools: &Tools, pki: &Pki, state: &Path) -> Result<Program> {
             "--secure-port=6443",
             "--bind-address=127.0.0.1",
             "--allow-privileged",
+            // Nobody here carries the addresses of Services: webhooks behind one are called at its pods.
+            "--enable-aggregator-routing=true",
         ]))
 }
 

@@ -26,11 +26,32 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 /// A program that ran this long starts its back-off anew.
 const HEALTHY_RUN: Duration = Duration::from_mins(1);
 
-/// Shows the folder `$0` where pods look for their service account, then becomes the program that follows.
-const MOUNT_ACCOUNT: &str = "mount -t tmpfs tmpfs /var/run
-mkdir -p /var/run/secrets/kubernetes.io
-ln -s \"$0\" /var/run/secrets/kubernetes.io/serviceaccount
-exec \"$@\"";
+/// Shows folders where a pod mounts them, then becomes the program that follows: `$0` is a folder for what lies beneath, the arguments are
+/// pairs of path and folder, `--`, and the program. Where the path is not there it is made in a place of its own, since nothing else tells
+/// containers apart here: what the folder above had stays to be seen by links.
+const MOUNT: &str = r#"
+while [ "$1" != -- ]; do
+    if [ -d "$1" ]; then
+        mount --bind "$2" "$1"
+    else
+        above=${1%/*}
+        while [ -n "$above" ] && [ ! -d "$above" ]; do above=${above%/*}; done
+        [ -n "$above" ] || { echo "$1 can't be mounted here: no folder above it is there" >&2; exit 1; }
+        beneath=$0/$#
+        mkdir -p "$beneath"
+        mount --rbind "$above" "$beneath"
+        mount -t tmpfs tmpfs "$above"
+        for entry in "$beneath"/* "$beneath"/.[!.]*; do
+            if [ -e "$entry" ]; then ln -s "$entry" "$above/"; fi
+        done
+        mkdir -p "${1%/*}"
+        ln -s "$2" "$1"
+    fi
+    shift 2
+done
+shift
+exec "$@"
+"#;
 
 /// The order to end, and until when.
 #[derive(Debug, Clone, Copy)]
@@ -182,6 +203,7 @@ impl Container {
                     return;
                 }
                 () = self.probe(tell) => unreachable_probe(),
+                () = environment::refresh(&self.kubelet, &self.pod, &self.spec) => unreachable_probe(),
             };
             let code = status.map_or(-1, exit_code);
             if !self.restarts_after(code) {
@@ -239,13 +261,13 @@ impl Container {
             ),
             ("VERSION".to_owned(), version.clone()),
         ];
-        let account = if *talks_to_api {
+        let mut mounts = environment::volumes(&self.kubelet, &self.pod, &self.spec).await?;
+        if *talks_to_api {
             variables.extend(environment::api_server());
-            environment::service_account(&self.kubelet, &self.pod, &self.spec).await?
-        } else {
-            None
-        };
-        variables.extend(environment::volumes(&self.kubelet, &self.pod).await?);
+            let account =
+                environment::service_account(&self.kubelet, &self.pod, &self.spec).await?;
+            mounts.extend(account.map(|folder| (environment::SERVICE_ACCOUNT.to_owned(), folder)));
+        }
         environment::add(
             &self.kubelet,
             &self.pod,
@@ -268,17 +290,19 @@ impl Container {
             Some((program, rest)) => (program.into(), rest.iter().map(Into::into).collect()),
             None => (path.into(), arguments.clone()),
         };
-        let mut command = match account {
-            // A place of its own under /var/run, since nothing else tells containers apart here.
-            Some(folder) => {
-                let mut command = Command::new("unshare");
-                command
-                    .args(["--mount", "--", "sh", "-ec", MOUNT_ACCOUNT])
-                    .arg(folder)
-                    .arg(program);
-                command
+        let mut command = if mounts.is_empty() {
+            Command::new(program)
+        } else {
+            let beneath = self.kubelet.pod_folder(&self.pod).join("beneath");
+            let mut command = Command::new("unshare");
+            command
+                .args(["--mount", "--", "sh", "-ec", MOUNT])
+                .arg(beneath.join(&self.spec.name));
+            for (path, folder) in &mounts {
+                command.arg(path).arg(folder);
             }
-            None => Command::new(program),
+            command.arg("--").arg(program);
+            command
         };
         command.args(first);
         let log = self.kubelet.state.join(format!(
@@ -476,9 +500,9 @@ impl Container {
     }
 }
 
-/// A probe never returns; if it did, the container would count as ended abnormally.
+/// Neither probing nor refreshing ever returns; if one did, the container would count as ended abnormally.
 fn unreachable_probe() -> std::io::Result<std::process::ExitStatus> {
-    Err(std::io::Error::other("the readiness probe stopped"))
+    Err(std::io::Error::other("what never ends stopped"))
 }
 
 /// Waits for the order to stop; a pod that is gone altogether stops at once.

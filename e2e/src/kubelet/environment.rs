@@ -1,6 +1,8 @@
 //! What a container's process finds around it: variables, volumes as folders, and the credentials of its service account.
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
@@ -201,14 +203,32 @@ async fn secret(
         .collect())
 }
 
-/// Writes `ConfigMap`, `Secret` and `emptyDir` volumes as folders; `VOLUME_<NAME>` says where each is, since nothing can be mounted.
-pub(super) async fn volumes(kubelet: &Kubelet, pod: &Pod) -> Result<Variables> {
-    let mut variables = Vec::new();
-    for volume in pod
+/// How often what volumes show is read again; a kubelet of a cluster takes a minute or two.
+const REFRESH: Duration = Duration::from_secs(2);
+/// The link, in a volume's folder, to the folder that has its entries now.
+const PRESENT: &str = "..data";
+
+/// Writes the `ConfigMap`, `Secret` and `emptyDir` volumes that a container mounts as folders. Returns where each is to be seen, with its
+/// folder.
+pub(super) async fn volumes(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    container: &Container,
+) -> Result<Vec<(String, PathBuf)>> {
+    let mut mounts = Vec::new();
+    let known = pod
         .spec
         .iter()
-        .flat_map(|spec| spec.volumes.iter().flatten())
-    {
+        .flat_map(|spec| spec.volumes.iter().flatten());
+    for volume in known {
+        let mounted = container.volume_mounts.iter().flatten();
+        let mounted: Vec<&str> = mounted
+            .filter(|mount| mount.name == volume.name)
+            .map(|mount| mount.mount_path.as_str())
+            .collect();
+        if mounted.is_empty() {
+            continue;
+        }
         let entries = if let Some(source) = &volume.config_map {
             config_map(kubelet, pod, &source.name, source.optional).await?
         } else if let Some(source) = &volume.secret {
@@ -225,17 +245,64 @@ pub(super) async fn volumes(kubelet: &Kubelet, pod: &Pod) -> Result<Variables> {
             continue;
         };
         let folder = kubelet.pod_folder(pod).join("volumes").join(&volume.name);
-        std::fs::create_dir_all(&folder)?;
-        for (name, bytes) in entries {
-            std::fs::write(folder.join(name), bytes)?;
-        }
-        let variable = format!(
-            "VOLUME_{}",
-            volume.name.to_uppercase().replace(['-', '.'], "_")
+        show(&folder, &entries)?;
+        mounts.extend(
+            mounted
+                .into_iter()
+                .map(|path| (path.to_owned(), folder.clone())),
         );
-        variables.push((variable, folder.to_string_lossy().into_owned()));
     }
-    Ok(variables)
+    Ok(mounts)
+}
+
+/// Brings changed entries into the volumes of a container, for ever.
+pub(super) async fn refresh(kubelet: &Kubelet, pod: &Pod, container: &Container) {
+    loop {
+        tokio::time::sleep(REFRESH).await;
+        match volumes(kubelet, pod, container).await {
+            Ok(mounts) if mounts.is_empty() => return std::future::pending().await,
+            // What is gone or can't be read stays as it was.
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// Has a folder show these entries. They change all at once, as in a cluster: each is a link into the folder to which `..data` leads.
+fn show(folder: &Path, entries: &Entries) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let before = std::fs::read_link(folder.join(PRESENT)).ok();
+    let same = |name: &str, bytes: &[u8]| {
+        std::fs::read(folder.join(name)).is_ok_and(|found| found == bytes)
+    };
+    let names: Vec<String> = std::fs::read_dir(folder)?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| !name.starts_with(".."))
+        .collect();
+    let stays = |name: &String| entries.iter().any(|(known, _)| known == name);
+    if entries.iter().all(|(name, bytes)| same(name, bytes))
+        && (before.is_none() || names.iter().all(stays))
+    {
+        return Ok(());
+    }
+    let fresh = format!("..{}", jiff::Timestamp::now().as_nanosecond());
+    std::fs::create_dir(folder.join(&fresh))?;
+    for (name, bytes) in entries {
+        std::fs::write(folder.join(&fresh).join(name), bytes)?;
+    }
+    symlink(&fresh, folder.join("..next"))?;
+    std::fs::rename(folder.join("..next"), folder.join(PRESENT))?;
+    for (name, _) in entries {
+        if !names.contains(name) {
+            symlink(Path::new(PRESENT).join(name), folder.join(name))?;
+        }
+    }
+    for name in names.iter().filter(|name| !stays(name)) {
+        std::fs::remove_file(folder.join(name))?;
+    }
+    if let Some(before) = before {
+        std::fs::remove_dir_all(folder.join(before))?;
+    }
+    Ok(())
 }
 
 /// The folder of a pod's service account, as the mount that admission adds to every pod would show it: token, CA and namespace.
@@ -315,6 +382,35 @@ mod tests {
         ] {
             assert_eq!(expand(text, &variables), expanded, "{text}");
         }
+    }
+
+    #[test]
+    fn the_entries_of_a_volume_change_and_go_all_at_once() {
+        let place = std::env::temp_dir().join(format!("serin-volumes-{}", std::process::id()));
+        let folder = &place.join("entries");
+        let entries = |list: &[(&str, &str)]| -> Entries {
+            list.iter()
+                .map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec()))
+                .collect()
+        };
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+        show(folder, &entries(&[("a", "1"), ("b", "1")])).unwrap();
+        assert_eq!(read("a").as_deref(), Some("1"));
+        let present = std::fs::read_link(folder.join(PRESENT)).unwrap();
+        show(folder, &entries(&[("a", "1"), ("b", "1")])).unwrap();
+        assert_eq!(std::fs::read_link(folder.join(PRESENT)).unwrap(), present);
+        show(folder, &entries(&[("a", "2"), ("c", "2")])).unwrap();
+        assert_eq!(read("a").as_deref(), Some("2"));
+        assert_eq!(read("b"), None);
+        assert_eq!(read("c").as_deref(), Some("2"));
+        assert!(!folder.join(present).exists());
+        // What a program wrote into a folder of its own stays.
+        let own = place.join("own");
+        show(&own, &Vec::new()).unwrap();
+        std::fs::write(own.join("note"), "mine").unwrap();
+        show(&own, &Vec::new()).unwrap();
+        assert!(own.join("note").exists());
+        std::fs::remove_dir_all(place).unwrap();
     }
 
     #[test]
