@@ -16,8 +16,15 @@ use crate::tools::project_root;
 
 const PORT: &str = "9443";
 
-/// Makes an authority and a certificate for 127.0.0.1 in `folder`, as a mounted Secret has it. Returns the authority as PEM.
-fn issue(folder: &Path) -> Result<String> {
+/// A server's certificate with its key, and the authority that made it; all PEM.
+pub struct Issued {
+    pub authority: String,
+    pub certificate: String,
+    pub key: String,
+}
+
+/// Makes an authority and a certificate for `names`.
+pub fn issue(names: Vec<String>) -> Result<Issued> {
     let mut authority = CertificateParams::default();
     authority
         .distinguished_name
@@ -27,14 +34,23 @@ fn issue(folder: &Path) -> Result<String> {
     let key = KeyPair::generate()?;
     let pem = authority.self_signed(&key)?.pem();
     let issuer = Issuer::new(authority, key);
-    let mut server = CertificateParams::new(["127.0.0.1".to_owned()])?;
+    let mut server = CertificateParams::new(names)?;
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate()?;
-    let certificate = server.signed_by(&key, &issuer)?;
+    Ok(Issued {
+        authority: pem,
+        certificate: server.signed_by(&key, &issuer)?.pem(),
+        key: key.serialize_pem(),
+    })
+}
+
+/// The same for 127.0.0.1 in `folder`, as a mounted Secret has it. Returns the authority.
+fn issue_in(folder: &Path) -> Result<String> {
+    let issued = issue(vec!["127.0.0.1".to_owned()])?;
     std::fs::create_dir_all(folder)?;
-    std::fs::write(folder.join("tls.key"), key.serialize_pem())?;
-    std::fs::write(folder.join("tls.crt"), certificate.pem())?;
-    Ok(pem)
+    std::fs::write(folder.join("tls.key"), issued.key)?;
+    std::fs::write(folder.join("tls.crt"), issued.certificate)?;
+    Ok(issued.authority)
 }
 
 /// The chart's webhook configuration, led to this bed's controller instead of to a Service.
@@ -75,7 +91,7 @@ async fn configuration(bed: &Bed, authority: &str) -> Result<Value> {
     Ok(configuration)
 }
 
-fn base64(text: &str) -> String {
+pub fn base64(text: &str) -> String {
     use k8s_openapi::ByteString;
     serde_json::to_value(ByteString(text.as_bytes().to_vec()))
         .ok()
@@ -83,7 +99,8 @@ fn base64(text: &str) -> String {
         .unwrap_or_default()
 }
 
-fn canary(name: &str, minimum: f64) -> Value {
+/// A canary that asks nothing of the cluster, with this least success rate in percent.
+pub fn canary(name: &str, minimum: f64) -> Value {
     json!({
         "apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": {"name": name, "namespace": "admission"},
         "spec": {
@@ -100,7 +117,7 @@ fn canary(name: &str, minimum: f64) -> Value {
 }
 
 /// `kubectl apply`, as a person would. Whether it went well, and all that was said.
-async fn apply(bed: &Bed, object: &Value, more: &[&str]) -> Result<(bool, String)> {
+pub async fn apply(bed: &Bed, object: &Value, more: &[&str]) -> Result<(bool, String)> {
     let file = bed.state().join("admission.json");
     std::fs::write(&file, object.to_string())?;
     let output = Command::new(&bed.tools().kubectl)
@@ -115,7 +132,8 @@ async fn apply(bed: &Bed, object: &Value, more: &[&str]) -> Result<(bool, String
     Ok((output.status.success(), said))
 }
 
-async fn wait_denied(bed: &Bed, object: &Value, what: &str) -> Result<String> {
+/// Waits until an object is denied; what was said then.
+pub async fn wait_denied(bed: &Bed, object: &Value, what: &str) -> Result<String> {
     bed.wait(what, PATIENCE, async || {
         let (taken, said) = apply(bed, object, &["--dry-run=server"]).await?;
         Ok((!taken).then_some(said))
@@ -127,7 +145,7 @@ async fn wait_denied(bed: &Bed, object: &Value, what: &str) -> Result<String> {
 pub async fn run(bed: &Bed) -> Result<()> {
     bed.namespace("admission").await?;
     let folder = bed.state().join("admission");
-    let authority = issue(&folder)?;
+    let authority = issue_in(&folder)?;
     let folder = folder.to_str().context("the path is not UTF-8")?.to_owned();
     let serin = shop::start_serin_with(
         bed,
@@ -188,7 +206,7 @@ pub async fn run(bed: &Bed) -> Result<()> {
     ensure!(!taken && said.contains("spec.address"), "{said}");
 
     // A certificate of another authority, as a rotation brings it: the controller shows it without a restart.
-    let authority = issue(Path::new(&folder))?;
+    let authority = issue_in(Path::new(&folder))?;
     bed.apply(&configuration(bed, &authority).await?.to_string())
         .await?;
     wait_denied(

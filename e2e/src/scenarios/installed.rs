@@ -15,7 +15,7 @@ use crate::bed::parts::PROMETHEUS;
 use crate::tools::project_root;
 
 /// Where Serin is installed.
-const HOME: &str = "serin-system";
+pub const HOME: &str = "serin-system";
 /// Who it is to the API server.
 const USER: &str = "system:serviceaccount:serin-system:serin";
 /// The namespace of the canaries, which is the scenario's name.
@@ -122,7 +122,7 @@ async fn remove_definitions(bed: &Bed) -> Result<()> {
 }
 
 /// Installs the chart with defaults for the Gateway API and what the scenario adds. Returns what Helm told.
-async fn install(bed: &Bed, more: &[&str]) -> Result<String> {
+pub async fn install(bed: &Bed, more: &[&str]) -> Result<String> {
     bed.apply(&format!(
         "{{apiVersion: v1, kind: Namespace, metadata: {{name: {HOME}, labels: {{pod-security.kubernetes.io/enforce: restricted}}}}}}"
     ))

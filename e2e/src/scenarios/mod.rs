@@ -1,5 +1,6 @@
 //! The stories that are told on a bed, and the table of them.
 mod admission;
+mod admission_by_chart;
 mod alerts;
 mod ask;
 mod availability;
@@ -588,6 +589,12 @@ pub const ALL: &[Scenario] = &[
         "admission",
         admission::run,
         "the webhook denies a bad Canary with field and value, lets a good one in, follows a new certificate, and is open without the controller"
+    ),
+    scenario!(
+        Alone,
+        "admission-by-chart",
+        admission_by_chart::run,
+        "installed by Helm the webhook is called through its Service, under a certificate that an upgrade keeps, and under cert-manager's through a renewal"
     ),
     scenario!(
         Alone,
