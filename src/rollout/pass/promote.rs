@@ -126,7 +126,9 @@ impl<'a> Pass<'a> {
             self.wake_after(run.next_check_at, deadline);
             return self.keep_served(view, &run);
         }
-        if step > 0 && weighted && i64::from(present.percent()) > step {
+        // A canary that does not answer, or that carries what was not judged, has nothing to hand over step by step.
+        let fit = !view.is_dark(Side::Canary) && self.is_ours(&view.identity);
+        if step > 0 && weighted && fit && i64::from(present.percent()) > step {
             let split = Split::canary(i64::from(present.percent()) - step);
             let next = self.after(self.interval());
             self.with_run(|run| {

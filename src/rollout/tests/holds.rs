@@ -440,6 +440,17 @@ fn a_side_that_goes_dark_while_the_primary_takes_over_by_steps_loses_its_traffic
     cluster.endpoints("podinfo-primary", 2).advance(60);
     assert_eq!(cluster.split(), Some((20, 80)));
     cluster.run_until(Phase::Succeeded);
+
+    // Both changed between two looks.
+    let mut cluster = returning();
+    cluster.endpoints("podinfo-primary", 0).run_until_calm();
+    cluster
+        .endpoints("podinfo-primary", 2)
+        .endpoints("podinfo-canary", 0)
+        .sleep(60)
+        .run_until_calm();
+    assert_eq!(cluster.split(), Some((100, 0)));
+    cluster.run_until(Phase::Succeeded);
 }
 
 /// Found by simulation: the end of the drain before was taken for that of the one after it.
