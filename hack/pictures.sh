@@ -37,8 +37,8 @@ serin wait search -n shop --timeout 5m
 serin wait basket -n shop --for failed --timeout 5m
 release account 1.1.0
 release web 1.1.0
-serin wait web -n shop --for phase=Progressing --timeout 1m
-sleep 15
+# Far enough for a course of values.
+until [ "$(kubectl -n shop get canary web -o jsonpath='{.status.canaryWeight}')" = 60 ]; do sleep 0.2; done
 serin pause account -n shop -m lunch
 picture get 120 "serin get -n shop"
 picture get-name 120 "serin get web -n shop"

@@ -825,6 +825,39 @@ fn lint_finds_nothing_wrong_with_the_examples() {
     );
 }
 
+/// Lint needs no cluster, so whether its picture is still true can be seen anywhere.
+#[test]
+fn the_picture_of_lint_shows_what_lint_says() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_serin"))
+        .args(["lint", "shop.yaml"])
+        .current_dir(root().join("tests/fixtures/lint"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let picture = page("docs/images/lint.svg");
+    let text = regex::Regex::new("<text[^>]*>([^<]*)</text>").unwrap();
+    let shown: String = text
+        .captures_iter(&picture)
+        .map(|found| found[1].to_owned())
+        .collect();
+    let shown = [
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&#x27;", "'"),
+        ("&amp;", "&"),
+    ]
+    .into_iter()
+    .fold(shown, |text, (escaped, plain)| text.replace(escaped, plain));
+    // Long lines are folded in the picture.
+    let bare = |text: &str| text.split_whitespace().collect::<String>();
+    assert_eq!(
+        bare(&shown),
+        bare(&format!("$ serin lint shop.yaml {said}")),
+        "docs/images/lint.svg is out of date: hack/pictures.sh says how to make it"
+    );
+}
+
 #[test]
 fn every_example_is_listed() {
     let listed: BTreeSet<PathBuf> = links(&root().join("examples/README.md"))
