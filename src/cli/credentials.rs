@@ -170,4 +170,47 @@ mod tests {
         assert_eq!(names, ["config", "ca.crt", "u.crt", "u.key"]);
         assert!(files.iter().all(|file| file.is_absolute()));
     }
+
+    /// A kubeconfig for the API server of this name.
+    fn kubeconfig(server: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'https://{server}'}}}}]\n\
+             contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             users: [{{name: u, user: {{client-certificate: u.crt, client-key: u.key}}}}]\n"
+        )
+    }
+
+    fn server(configs: &mut watch::Receiver<kube::Config>) -> String {
+        let config = configs.borrow_and_update();
+        config.cluster_url.host().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_on_disk_is_used_from_then_on_and_half_a_file_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        std::fs::write(&path, kubeconfig("first")).unwrap();
+        let credentials = Credentials {
+            kubeconfig: path.to_string_lossy().into_owned(),
+            master: String::new(),
+        };
+        let mut configs = credentials.follow().await.unwrap();
+        assert_eq!(server(&mut configs), "first");
+
+        std::fs::write(&path, kubeconfig("second")).unwrap();
+        configs.changed().await.unwrap();
+        assert_eq!(server(&mut configs), "second");
+
+        std::fs::write(&path, "apiVersion: v1\nkind: Config\nusers: [{").unwrap();
+        tokio::time::sleep(PERIOD * 3).await;
+        assert!(!configs.has_changed().unwrap());
+
+        std::fs::write(&path, kubeconfig("third")).unwrap();
+        configs.changed().await.unwrap();
+        assert_eq!(server(&mut configs), "third");
+        // The kubeconfig stays as it is, and the certificate that it names is renewed.
+        std::fs::write(folder.path().join("u.crt"), "renewed").unwrap();
+        let renewed = tokio::time::timeout(PERIOD * 3, configs.changed());
+        renewed.await.unwrap().unwrap();
+    }
 }

@@ -785,3 +785,106 @@ fn take_object(store: &mut Store, raw: Raw, listed: bool) -> BTreeSet<CanaryKey>
         store.changed(&object)
     }
 }
+
+/// Watches of API servers that answer within the process, so that the clock can be a virtual one.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use futures::stream;
+    use http::Uri;
+    use serde_json::json;
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::sync::watch;
+
+    fn canary(name: &str, version: &str) -> Value {
+        json!({
+            "apiVersion": "flagger.app/v1beta1", "kind": "Canary",
+            "metadata": {"name": name, "namespace": "shop", "uid": name, "resourceVersion": version},
+        })
+    }
+
+    /// An API server that lists one canary. Its first watch never says a word; the next ones tell of another canary.
+    fn silent_server(listed: &'static str, told: &'static str) -> kube::Client {
+        let watches = Arc::new(AtomicUsize::new(0));
+        let answer = move |uri: Uri| {
+            let watches = Arc::clone(&watches);
+            async move {
+                let query = uri.query().unwrap_or_default();
+                if !query.contains("watch=true") {
+                    let list = json!({
+                        "apiVersion": "flagger.app/v1beta1", "kind": "CanaryList",
+                        "metadata": {"resourceVersion": "7"}, "items": [canary(listed, "7")],
+                    });
+                    return Body::from(list.to_string());
+                }
+                assert!(query.contains("resourceVersion=7"), "{query}");
+                let mut lines = Vec::new();
+                if watches.fetch_add(1, Ordering::Relaxed) > 0 {
+                    let event = json!({"type": "ADDED", "object": canary(told, "8")});
+                    lines.push(Ok::<_, Infallible>(format!("{event}\n")));
+                }
+                Body::from_stream(stream::iter(lines).chain(stream::pending()))
+            }
+        };
+        kube::Client::new(axum::Router::new().fallback(answer), "default")
+    }
+
+    fn caches_of(clients: watch::Receiver<kube::Client>) -> Arc<Caches> {
+        let caches = Caches::new(
+            KubeApi::through(clients),
+            Vec::new(),
+            Arc::default(),
+            Arc::new(Telemetry::new("")),
+        );
+        caches.start();
+        caches
+    }
+
+    /// Waits until these canaries are known; how long that took by the virtual clock.
+    async fn until_known(caches: &Caches, wanted: &[&str]) -> Duration {
+        let started = tokio::time::Instant::now();
+        let known = async {
+            loop {
+                let advanced = caches.advanced.notified();
+                let mut names: Vec<String> = caches
+                    .canaries()
+                    .iter()
+                    .map(|canary| canary.name().to_owned())
+                    .collect();
+                names.sort();
+                if names == wanted {
+                    return;
+                }
+                advanced.await;
+            }
+        };
+        tokio::time::timeout(Duration::from_hours(1), known)
+            .await
+            .unwrap_or_else(|_| panic!("{wanted:?} are not known after an hour"));
+        started.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_fell_silent_is_given_up_and_begun_anew() {
+        let (_clients, client) = watch::channel(silent_server("search", "web"));
+        let caches = caches_of(client);
+        until_known(&caches, &["search"]).await;
+        assert_eq!(caches.readiness(), Ok(()));
+        let silence = until_known(&caches, &["search", "web"]).await;
+        let most = Duration::from_secs(u64::from(WATCH_SECONDS) + 10);
+        assert!(silence <= most, "noticed after {silence:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_new_credentials_a_watch_begins_anew_at_once() {
+        let (clients, client) = watch::channel(silent_server("search", "web"));
+        let caches = caches_of(client);
+        until_known(&caches, &["search"]).await;
+        clients.send(silent_server("basket", "web")).unwrap();
+        let took = until_known(&caches, &["basket"]).await;
+        assert!(took < Duration::from_secs(1), "after {took:?}");
+    }
+}

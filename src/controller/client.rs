@@ -138,6 +138,16 @@ impl KubeApi {
         })
     }
 
+    /// Talks through these clients, for tests.
+    #[cfg(test)]
+    pub(super) fn through(clients: watch::Receiver<kube::Client>) -> Self {
+        Self {
+            clients,
+            tenure: Tenure::forever(),
+            plurals: Arc::default(),
+        }
+    }
+
     /// The same API server for somebody who may change things only while `tenure` holds.
     #[must_use]
     pub fn fenced(mut self, tenure: Tenure) -> Self {
