@@ -258,12 +258,18 @@ impl Bed {
 
     /// The roles that Serin says it needs, bound to the user `serin`: what is missing in its table is refused in every scenario.
     async fn serin_roles(&self) -> Result<String> {
+        // Not the chart's name: Helm takes over nothing that it did not make.
+        self.roles_for("bed-serin", "--user=serin").await
+    }
+
+    /// The same roles under a name, bound to whom an argument of `serin rbac` says.
+    pub async fn roles_for(&self, name: &str, whom: &str) -> Result<String> {
         let output = tokio::process::Command::new(beside("serin")?)
             .args([
                 "rbac",
-                // Not the chart's name: Helm takes over nothing that it did not make.
-                "--name=bed-serin",
-                "--user=serin",
+                "--name",
+                name,
+                whom,
                 "--leader-election-namespace=kube-system",
             ])
             .output()
@@ -291,6 +297,12 @@ impl Bed {
     #[must_use]
     pub fn tools(&self) -> &Tools {
         &self.tools
+    }
+
+    /// Certificates and keys of the users.
+    #[must_use]
+    pub fn pki(&self) -> &Pki {
+        &self.pki
     }
 
     /// The kubeconfig of `admin`, or of `serin` with exactly Serin's rights.

@@ -19,7 +19,7 @@ struct User {
 }
 
 const MASTERS: &[&str] = &["system:masters"];
-const USERS: [User; 8] = [
+const USERS: [User; 9] = [
     User {
         name: "admin",
         common_name: "admin",
@@ -58,6 +58,12 @@ const USERS: [User; 8] = [
     User {
         name: "serin",
         common_name: "serin",
+        groups: &[],
+    },
+    // Whose certificate the stories of renewed credentials put in the place of Serin's.
+    User {
+        name: "serin-renewed",
+        common_name: "serin-renewed",
         groups: &[],
     },
 ];

@@ -41,6 +41,8 @@ pub enum Sky {
 struct Inner {
     client: kube::Client,
     sky: watch::Receiver<Sky>,
+    /// How often all watches fell silent.
+    hushes: watch::Receiver<u32>,
     requests: std::sync::atomic::AtomicU64,
 }
 
@@ -48,6 +50,7 @@ struct Inner {
 pub struct Weather {
     address: SocketAddr,
     sky: watch::Sender<Sky>,
+    hushes: watch::Sender<u32>,
     serving: JoinHandle<()>,
 }
 
@@ -63,9 +66,11 @@ impl Weather {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (sky, receiver) = watch::channel(Sky::Clear);
+        let (hushes, silence) = watch::channel(0);
         let inner = Arc::new(Inner {
             client,
             sky: receiver,
+            hushes: silence,
             requests: std::sync::atomic::AtomicU64::new(0),
         });
         let router = Router::new().fallback(pass).with_state(inner);
@@ -77,6 +82,7 @@ impl Weather {
         Ok(Self {
             address,
             sky,
+            hushes,
             serving,
         })
     }
@@ -90,6 +96,12 @@ impl Weather {
     /// From now on.
     pub fn set(&self, sky: Sky) {
         self.sky.send_replace(sky);
+    }
+
+    /// Every watch that is open now never says a word any more, and stays open; all else goes on. So it is when something on the way forgets
+    /// a connection.
+    pub fn hush_watches(&self) {
+        self.hushes.send_modify(|times| *times += 1);
     }
 }
 
@@ -150,9 +162,11 @@ async fn pass(
         .await
         .map_err(|_| StatusCode::BAD_GATEWAY)?;
     let (parts, body) = answer.into_parts();
+    let mut hushes = inner.hushes.clone();
+    hushes.mark_unchanged();
     let chunks = Box::pin(Body::new(body).into_data_stream());
-    let stream = futures::stream::unfold(Some((chunks, sky)), move |state| async move {
-        let (mut chunks, mut sky) = state?;
+    let stream = futures::stream::unfold(Some((chunks, sky, hushes)), move |state| async move {
+        let (mut chunks, mut sky, mut hushes) = state?;
         loop {
             let now = *sky.borrow_and_update();
             let patience = if now == Sky::Forgetful && is_watch {
@@ -162,6 +176,7 @@ async fn pass(
             };
             tokio::select! {
                 biased;
+                Ok(()) = hushes.changed(), if is_watch => return std::future::pending().await,
                 Ok(()) = sky.changed() => {
                     if *sky.borrow() == Sky::Broken {
                         return Some((Err(anyhow::anyhow!("broken off")), None));
@@ -169,7 +184,7 @@ async fn pass(
                 }
                 chunk = chunks.next(), if now != Sky::Silent => {
                     let chunk = chunk?.map_err(anyhow::Error::from);
-                    return Some((chunk, Some((chunks, sky))));
+                    return Some((chunk, Some((chunks, sky, hushes))));
                 }
                 () = tokio::time::sleep(patience) => return Some((Ok(GONE.into()), None)),
             }

@@ -17,6 +17,9 @@ const TERM: Duration = Duration::from_secs(6);
 /// What a take-over may take beyond that.
 const TAKE_OVER: Duration = Duration::from_secs(5);
 
+/// By when silence is noticed: 130 s without a byte, and a busy machine.
+const NOTICED: Duration = Duration::from_secs(150);
+
 fn arguments() -> Vec<&'static str> {
     vec![
         "--enable-leader-election",
@@ -242,7 +245,36 @@ pub async fn leader_cut(bed: &Bed) -> Result<()> {
     flawless(&shop.close().await?)
 }
 
-/// The API server is crowded, slow, forgetful, broken, silent, and restarted with an empty watch cache, each during a rollout.
+/// What is open falls silent in mid-run and nobody is told: watches are given up after two missed bookmarks, and what changed is seen.
+pub async fn silent_watches(bed: &Bed) -> Result<()> {
+    let weather = Weather::start(client_of(bed.state(), "serin").await?).await?;
+    let url = weather.url();
+    let mut serin = shop::start_serin_with(bed, &["--master", &url])?;
+    let shop = Shop::open(bed, "silent-watches", Plan::default()).await?;
+    shop.release("1.1.0").await?;
+    shop.wait_weight(20).await?;
+    weather.hush_watches();
+    let silent = Instant::now();
+    // Nobody tells the controller of it.
+    shop.release("1.2.0").await?;
+    let log = "the watch failed and is started again";
+    bed.wait("the silence to be noticed", NOTICED, async || {
+        serin.expect_running()?;
+        Ok(std::fs::read_to_string(serin.log())?
+            .contains(log)
+            .then_some(()))
+    })
+    .await?;
+    let took = silent.elapsed();
+    shop.wait_phase("Progressing").await?;
+    shop.wait_phase("Succeeded").await?;
+    shop.wait_only("1.2.0").await?;
+    println!("        the watches were silent for {took:.1?} before that was noticed");
+    serin.stop().await?;
+    flawless(&shop.close().await?)
+}
+
+/// The API server is crowded, slow, forgetful, broken, and restarted with an empty watch cache, each during a rollout.
 pub async fn api_server_trouble(bed: &Bed) -> Result<()> {
     let weather = Weather::start(client_of(bed.state(), "serin").await?).await?;
     let url = weather.url();

@@ -20,6 +20,7 @@ mod loadtester;
 mod metrics_backends;
 mod own_route;
 mod planes;
+mod renewed_credentials;
 mod rollouts;
 mod router_budget;
 mod serin_starts;
@@ -86,6 +87,8 @@ const SELDOM: &[&str] = &[
     "kustomize-base",
     "installed-in-a-namespace",
     "api-trouble",
+    "silent-watches",
+    "renewed-credentials",
     "contour-by-header",
     "traefik-httproute",
     "istio-httproute-by-header",
@@ -619,6 +622,18 @@ pub const ALL: &[Scenario] = &[
         "api-trouble",
         availability::api_server_trouble,
         "an API server that is crowded, slow, forgetful, away or restarted is waited for, and rollouts go on"
+    ),
+    scenario!(
+        Alone,
+        "silent-watches",
+        availability::silent_watches,
+        "watches that fall silent in mid-run are given up after two missed bookmarks, and the revision that came meanwhile is promoted; nothing is lost"
+    ),
+    scenario!(
+        Alone,
+        "renewed-credentials",
+        renewed_credentials::run,
+        "a client certificate, a kubeconfig and a token that are renewed on disk are used without a restart, watches included; nothing is lost"
     ),
     scenario!(
         Alone,
