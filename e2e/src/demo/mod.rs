@@ -3,4 +3,4 @@
 mod crowd;
 mod stage;
 
-pub use stage::{run, run_inside};
+pub use stage::{run, run_inside, tell};

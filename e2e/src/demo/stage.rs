@@ -10,7 +10,7 @@ use serin::demo::story::{self, Tempo};
 
 use super::crowd::BedCrowd;
 use crate::bed::parts::{GATEWAY, PROMETHEUS};
-use crate::bed::process::{Process, exit_code, tail};
+use crate::bed::process::{exit_code, tail};
 use crate::bed::{Bed, BedOptions, beside, namespace};
 use crate::load::Report;
 use crate::tools;
@@ -37,9 +37,7 @@ pub async fn run_inside() -> Result<ExitCode> {
     let bed = Bed::start(&BedOptions::new(BED), tools::setup()?)
         .await
         .context("the bed did not come up")?;
-    let metrics = format!("-metrics-server={PROMETHEUS}");
-    let serin = bed.start_serin(["-mesh-provider=gatewayapi:v1", &metrics])?;
-    let report = with_serin(&bed, serin).await.with_context(|| {
+    let report = tell(&bed, Screen::of_stdout()).await.with_context(|| {
         format!(
             "the demo ended early; logs are in {}",
             bed.state().join("logs").display()
@@ -50,11 +48,12 @@ pub async fn run_inside() -> Result<ExitCode> {
 }
 
 /// Tells the story while watching that the controller lives: its early end is what a viewer should hear of, not the wait that follows.
-async fn with_serin(bed: &Bed, mut serin: Process) -> Result<Report> {
+pub async fn tell(bed: &Bed, mut screen: Screen) -> Result<Report> {
+    let metrics = format!("-metrics-server={PROMETHEUS}");
+    let mut serin = bed.start_serin(["-mesh-provider=gatewayapi:v1", &metrics])?;
     let log = serin.log().to_path_buf();
     let client = bed.client();
     let mut crowd = BedCrowd::new(GATEWAY);
-    let mut screen = Screen::of_stdout();
     tokio::select! {
         told = story::tell(&client, &mut crowd, Tempo::on_the_bed(), None, &mut screen) => told.map(drop)?,
         ended = serin.wait() => bail!("serin controller ended with {}; its log ends with:\n{}", ended?, tail(&log)),

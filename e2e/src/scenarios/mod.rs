@@ -5,6 +5,7 @@ mod alerts;
 mod ask;
 mod availability;
 mod custom_resources;
+mod demos;
 mod economy;
 mod examples;
 mod flaggers_queries;
@@ -568,6 +569,18 @@ pub const ALL: &[Scenario] = &[
         "tutorial",
         tutorial::run,
         "every command of docs/tutorial.md, as a newcomer types them, says what the page says"
+    ),
+    scenario!(
+        Alone,
+        "demo-cluster",
+        demos::on_the_cluster,
+        "the demo's story on a real cluster: the good release is promoted, the bad one taken back, nothing is lost"
+    ),
+    scenario!(
+        Shared,
+        "demo-by-kubectl",
+        demos::by_kubectl,
+        "the simulated cluster of serin demo answers kubectl and serin as its page says, and goes without a trace"
     ),
     scenario!(
         Alone,
