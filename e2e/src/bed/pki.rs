@@ -60,10 +60,10 @@ const USERS: [User; 9] = [
         common_name: "serin",
         groups: &[],
     },
-    // Whose certificate the stories of renewed credentials put in the place of Serin's.
+    // May do what a story lets them.
     User {
-        name: "serin-renewed",
-        common_name: "serin-renewed",
+        name: "somebody",
+        common_name: "somebody",
         groups: &[],
     },
 ];

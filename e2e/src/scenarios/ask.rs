@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tokio::process::Command;
 
-use super::shop::{self, Plan, Shop};
+use super::shop::{self, PATIENCE, Plan, Shop};
+use crate::bed::process::{Process, Program};
 use crate::bed::{Bed, beside};
 
 /// What a command said and how it ended.
@@ -24,10 +25,19 @@ struct Terminal<'a> {
 
 impl Terminal<'_> {
     async fn serin(&mut self, arguments: &[&str]) -> Result<Said> {
+        self.serin_as("admin", arguments).await
+    }
+
+    async fn serin_as(&mut self, user: &str, arguments: &[&str]) -> Result<Said> {
+        let everywhere = arguments.contains(&"-A");
         let output = Command::new(beside("serin")?)
             .args(arguments)
-            .args(["-n", &self.namespace])
-            .env("KUBECONFIG", self.bed.kubeconfig("admin"))
+            .args(if everywhere {
+                Vec::new()
+            } else {
+                vec!["-n", &self.namespace]
+            })
+            .env("KUBECONFIG", self.bed.kubeconfig(user))
             .env("NO_COLOR", "1")
             .kill_on_drop(true)
             .output()
@@ -64,7 +74,63 @@ impl Terminal<'_> {
         }
         Ok(said.text)
     }
+
+    /// What a line says in a shell in which `serin`, `kubectl` and the plugin for it are found.
+    async fn shell(&self, typed: &str) -> Result<String> {
+        let serin = beside("serin")?;
+        let folder = self.bed.state().join("plugins");
+        std::fs::create_dir_all(&folder)?;
+        for name in ["serin", "kubectl-serin"] {
+            let link = folder.join(name);
+            if !link.exists() {
+                std::os::unix::fs::symlink(&serin, link)?;
+            }
+        }
+        let kubectl = self.bed.tools().kubectl.parent().map(Path::to_owned);
+        let known = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::iter::once(folder)
+            .chain(kubectl)
+            .chain(std::env::split_paths(&known));
+        let output = Command::new("bash")
+            .args(["-ec", typed])
+            .env("PATH", std::env::join_paths(path)?)
+            .env("KUBECONFIG", self.bed.kubeconfig("admin"))
+            .env("NO_COLOR", "1")
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("bash can't be started")?;
+        ensure!(
+            output.status.success(),
+            "{typed}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Starts a command that goes on and shows every change, into a file.
+    fn watching(&self, name: &str, arguments: &[&str]) -> Result<Process> {
+        let program = Program::new(beside("serin")?)
+            .args(arguments)
+            .args(["-n", &self.namespace])
+            .env("KUBECONFIG", self.bed.kubeconfig("admin"));
+        Process::start(name, &program, &self.bed.state().join("logs"))
+    }
 }
+
+/// A person who may look at canaries and at nothing else.
+const ONLOOKER: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: onlooker}
+rules: [{apiGroups: [flagger.app], resources: [canaries], verbs: [get, list, watch]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: onlooker}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: onlooker}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: somebody}]
+";
 
 /// A rollout is watched, explained, paused, resumed, promoted; the next one is aborted and tried again.
 pub async fn run(bed: &Bed) -> Result<()> {
@@ -102,7 +168,27 @@ async fn tell(terminal: &mut Terminal<'_>, shop: &Shop<'_>) -> Result<()> {
     )
     .await?;
 
-    // A release: looked at while it goes, held, and promoted by word.
+    as_kubectl_does(t).await?;
+    held_and_promoted(t, shop).await?;
+    aborted_and_tried_again(t, shop).await?;
+
+    // Files need no cluster.
+    let slips = project("tests/fixtures/lint/shop.yaml")?;
+    t.expect(
+        &["lint", &slips, "-o", "github"],
+        1,
+        &["::error file=", "did you mean stepWeight"],
+    )
+    .await?;
+    let examples = project("examples")?;
+    t.expect(&["lint", &examples], 0, &["0 errors"]).await?;
+    Ok(())
+}
+
+/// A release: looked at while it goes, held, and promoted by word.
+async fn held_and_promoted(t: &mut Terminal<'_>, shop: &Shop<'_>) -> Result<()> {
+    let table = t.watching("serin-watch", &["watch"])?;
+    let screen = t.watching("serin-get-w", &["get", "app", "-w"])?;
     shop.release("1.1.0").await?;
     t.expect(&["wait", "app", "--timeout=1s", "-q"], 4, &[])
         .await?;
@@ -129,6 +215,17 @@ async fn tell(terminal: &mut Terminal<'_>, shop: &Shop<'_>) -> Result<()> {
     let object: serde_json::Value =
         serde_json::from_str(&t.expect(&["get", "app", "-ojson"], 0, &[]).await?)?;
     ensure!(object["kind"] == "Canary", "-o json gives the object");
+    // Whoever may only look can say nothing.
+    shop.namespace.apply(ONLOOKER).await?;
+    let said = t.serin_as("somebody", &["get"]).await?;
+    ensure!(said.code == 0 && said.text.contains("app"), "{}", said.text);
+    let said = t.serin_as("somebody", &["abort", "app"]).await?;
+    ensure!(
+        said.code == 1 && said.text.contains("forbidden"),
+        "{}: {}",
+        said.code,
+        said.text
+    );
     t.expect(&["resume", "app"], 0, &["honoured"]).await?;
     t.expect(
         &["promote", "app", "-m", "tested by hand"],
@@ -139,8 +236,26 @@ async fn tell(terminal: &mut Terminal<'_>, shop: &Shop<'_>) -> Result<()> {
     t.expect(&["wait", "app", "--timeout=90s"], 0, &["is promoted"])
         .await?;
     shop.wait_only("1.1.0").await?;
+    for (shown, words) in [
+        (&table, ["NAME", "Progressing", "Succeeded"]),
+        (&screen, ["SIDE", "METRICS", "Succeeded"]),
+    ] {
+        let what = format!("{} to have shown {words:?}", shown.name());
+        t.bed
+            .wait(&what, PATIENCE, async || {
+                let text = std::fs::read_to_string(shown.log())?;
+                Ok(words.iter().all(|word| text.contains(word)).then_some(()))
+            })
+            .await?;
+    }
+    table.kill9().await?;
+    screen.kill9().await?;
 
-    // The next one is aborted, and judged once more.
+    Ok(())
+}
+
+/// The next one is aborted, and judged once more.
+async fn aborted_and_tried_again(t: &mut Terminal<'_>, shop: &Shop<'_>) -> Result<()> {
     shop.release("1.2.0").await?;
     shop.wait_weight(20).await?;
     t.expect(
@@ -176,17 +291,31 @@ async fn tell(terminal: &mut Terminal<'_>, shop: &Shop<'_>) -> Result<()> {
     t.expect(&["wait", "app", "--timeout=90s"], 0, &["is promoted"])
         .await?;
     t.expect(&["get", "nobody"], 1, &["not found"]).await?;
+    Ok(())
+}
 
-    // Files need no cluster.
-    let slips = project("tests/fixtures/lint/shop.yaml")?;
-    t.expect(
-        &["lint", &slips, "-o", "github"],
-        1,
-        &["::error file=", "did you mean stepWeight"],
-    )
-    .await?;
-    let examples = project("examples")?;
-    t.expect(&["lint", &examples], 0, &["0 errors"]).await?;
+/// As a plugin, with kubectl's flags, and with names at the tabulator key.
+async fn as_kubectl_does(t: &mut Terminal<'_>) -> Result<()> {
+    let place = t.namespace.clone();
+    let said = t.shell(&format!("kubectl serin get -n {place}")).await?;
+    ensure!(
+        said.contains("app") && said.contains("Initialized"),
+        "{said}"
+    );
+    let said = t.shell("kubectl serin get --help").await?;
+    ensure!(said.contains("Usage: kubectl serin get"), "{said}");
+    t.expect(&["get", "-A"], 0, &["NAMESPACE", &place, "app"])
+        .await?;
+    t.expect(&["get", "-l", "team=none"], 0, &["No canaries found"])
+        .await?;
+    t.expect(&["get", "--context", "bed"], 0, &["app"]).await?;
+    t.expect(&["get", "--context", "elsewhere"], 1, &["elsewhere"])
+        .await?;
+    let press = format!(
+        "source <(serin completion bash); COMP_WORDS=(serin abort -n {place} ''); COMP_CWORD=4; _serin; echo \"${{COMPREPLY[@]}}\""
+    );
+    let said = t.shell(&press).await?;
+    ensure!(said.trim() == "app", "completed to {said:?}");
     Ok(())
 }
 

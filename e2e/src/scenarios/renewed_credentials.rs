@@ -137,9 +137,9 @@ pub async fn run(bed: &Bed) -> Result<()> {
 
     shop.release("1.1.0").await?;
     shop.wait_weight(20).await?;
-    give_rights(bed, "renewed", "--user=serin-renewed").await?;
-    files.certificate_of(bed, "serin-renewed")?;
-    let certificate = watched_anew(bed, "serin-renewed", "bed-serin").await?;
+    give_rights(bed, "renewed", "--user=somebody").await?;
+    files.certificate_of(bed, "somebody")?;
+    let certificate = watched_anew(bed, "somebody", "bed-serin").await?;
     shop.wait_phase("Succeeded").await?;
 
     shop.release("1.2.0").await?;
