@@ -302,6 +302,13 @@ async fn as_kubectl_does(t: &mut Terminal<'_>) -> Result<()> {
         said.contains("app") && said.contains("Initialized"),
         "{said}"
     );
+    // Words for all of a label.
+    let label = format!("kubectl -n {place} label canary app team=web");
+    t.shell(&label).await?;
+    for word in ["pause", "resume"] {
+        t.expect(&[word, "-l", "team=web"], 0, &["honoured"])
+            .await?;
+    }
     let said = t.shell("kubectl serin get --help").await?;
     ensure!(said.contains("Usage: kubectl serin get"), "{said}");
     t.expect(&["get", "-A"], 0, &["NAMESPACE", &place, "app"])

@@ -1,9 +1,11 @@
-//! The two demos: the one of the real cluster tells its story on this bed, and the simulated one of `serin demo` answers kubectl as
+//! The two demos: the one of the real cluster tells its story on this bed, and the simulated one of `serin demo` answers kubectl and obeys keys as
 //! docs/demo.md says.
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use serin::demo::Screen;
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::shop::PATIENCE;
@@ -118,5 +120,49 @@ pub async fn by_kubectl(bed: &Bed) -> Result<()> {
         !Path::new(kubeconfig).exists(),
         "the demo left {kubeconfig} behind"
     );
+    Ok(())
+}
+
+/// `serin demo` on a terminal, whose keys release, promote, break and abort, and end it.
+pub async fn by_keys(bed: &Bed) -> Result<()> {
+    let log = bed.state().join("logs/serin-demo-keys.log");
+    let typed = format!("stty cols 100 rows 40; {} demo", beside("serin")?.display());
+    let mut demo = Command::new("script")
+        .args(["-qefc", &typed, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(std::fs::File::create(&log)?)
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start script (util-linux)")?;
+    let mut keys = demo.stdin.take().context("no keyboard")?;
+    let mut shown = 0;
+    for (key, words) in [
+        ("", "1.0.0 serves"),
+        ("r", "is released: a good one"),
+        ("", "Advance shop.demo canary weight 20"),
+        ("p", "is promoted and serves everyone"),
+        ("b", "is released: it fails 5 % of its requests"),
+        ("", "Progressing"),
+        ("a", "is taken back"),
+    ] {
+        keys.write_all(key.as_bytes()).await?;
+        let what = format!("{words:?} on the screen after key {key:?}");
+        shown = bed
+            .wait(&what, PATIENCE, async || {
+                let text = std::fs::read_to_string(&log)?;
+                let found = text.get(shown..).and_then(|news| news.rfind(words));
+                Ok(found.map(|_| text.len()))
+            })
+            .await?;
+    }
+    let text = std::fs::read_to_string(&log)?;
+    ensure!(
+        text.contains("Promotion completed!") && text.contains("aborted"),
+        "{text}"
+    );
+    keys.write_all(b"q").await?;
+    let status = tokio::time::timeout(PATIENCE, demo.wait()).await??;
+    ensure!(status.success(), "the demo ended with {status}");
     Ok(())
 }

@@ -583,6 +583,12 @@ pub const ALL: &[Scenario] = &[
         "the simulated cluster of serin demo answers kubectl and serin as its page says, and goes without a trace"
     ),
     scenario!(
+        Shared,
+        "demo-by-keys",
+        demos::by_keys,
+        "on a terminal the keys of serin demo release, promote, break and abort, and end it"
+    ),
+    scenario!(
         Alone,
         "installed-in-a-namespace",
         installed::in_one_namespace,
