@@ -20,6 +20,9 @@ pub const HOME: &str = "serin-system";
 const USER: &str = "system:serviceaccount:serin-system:serin";
 /// The namespace of the canaries, which is the scenario's name.
 const PLACE: &str = "installed";
+/// One more that is watched, where only some are, and one that is not.
+const OTHER: &str = "installed-too";
+const FOREIGN: &str = "installed-not";
 
 /// A right: group, resource with its subresource, verb.
 type Right = (String, String, String);
@@ -437,17 +440,33 @@ pub async fn installed(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-/// The same with rights in the canaries' namespace alone, and definitions that somebody else installed.
-pub async fn in_one_namespace(bed: &Bed) -> Result<()> {
+/// The same with rights in two namespaces alone, and definitions that somebody else installed.
+pub async fn in_namespaces(bed: &Bed) -> Result<()> {
     let mark = bed.audit_mark()?;
-    let own = format!("namespaces={{{PLACE}}}");
+    let own = format!("namespaces={{{PLACE},{OTHER}}}");
     let more = ["--set", &own, "--set", "crds.install=false"];
+    let daemons =
+        |place: &str| DAEMONS.replace("agent.installed.bed", &format!("agent.{place}.bed"));
+    let other = bed.namespace(OTHER).await?;
+    other.apply(&daemons(OTHER)).await?;
+    let foreign = bed.namespace(FOREIGN).await?;
+    foreign.apply(&daemons(FOREIGN)).await?;
     releases(bed, async || {
         let told = install(bed, &more).await?;
-        ensure!(told.contains(&format!("watches {PLACE}.")), "{told}");
+        ensure!(
+            told.contains(&format!("watches {PLACE}, {OTHER}.")),
+            "{told}"
+        );
         Ok(())
     })
     .await?;
+    other.wait_phase("agent", "Initialized", PATIENCE).await?;
+    let left_alone = foreign.canary("agent").await?;
+    ensure!(
+        left_alone.data["status"].is_null(),
+        "a canary of a namespace that is not watched has the status {}",
+        left_alone.data["status"]
+    );
     let manifest = bed
         .helm(["get", "manifest", "serin", "--namespace", HOME])
         .await?;

@@ -86,7 +86,7 @@ const SELDOM: &[&str] = &[
     "whole-life",
     "new-settings",
     "kustomize-base",
-    "installed-in-a-namespace",
+    "installed-in-namespaces",
     "api-trouble",
     "silent-watches",
     "renewed-credentials",
@@ -590,9 +590,9 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!(
         Alone,
-        "installed-in-a-namespace",
-        installed::in_one_namespace,
-        "installed for one namespace: the same with a Role there and no rights in the cluster"
+        "installed-in-namespaces",
+        installed::in_namespaces,
+        "installed for two namespaces: the same with a Role in each, no rights in the cluster, and a third left alone"
     ),
     scenario!(
         Alone,
