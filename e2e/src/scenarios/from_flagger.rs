@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::gates::Gates;
 use super::handover::{condition, is_as_before, measured};
 use super::shop::{self, PATIENCE, Plan, Shop, flawless};
-use crate::bed::Bed;
+use crate::bed::{Bed, beside};
 use crate::load::Mark;
 
 /// Requests per second on each shop; there are several.
@@ -367,6 +367,25 @@ async fn tell_what_was_left(shops: &[Shop<'_>]) -> Result<()> {
     Ok(())
 }
 
+/// `serin migrate check` reads this cluster and says of each canary that it will be taken over.
+async fn foretold(bed: &Bed, shops: &[Shop<'_>]) -> Result<()> {
+    let output = tokio::process::Command::new(beside("serin")?)
+        .args(["migrate", "check", "--mesh-provider", "gatewayapi:v1"])
+        .env("KUBECONFIG", bed.kubeconfig("admin"))
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let all = shops
+        .iter()
+        .all(|shop| said.contains(&format!("{}/app: taken over\n", shop.namespace.name())));
+    ensure!(
+        output.status.success() && all && said.contains(", 0 left alone"),
+        "serin migrate check: {said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
 /// Five canaries that rest, or wait for somebody: Initialized, Succeeded, Failed, Waiting, and Failed after a promotion that failed.
 pub async fn at_rest(bed: &Bed) -> Result<()> {
     let gates = Gates::start().await?;
@@ -399,6 +418,7 @@ pub async fn at_rest(bed: &Bed) -> Result<()> {
     flagger.kill9().await?;
     bed.timeline().note("", "killed Flagger");
     tell_what_was_left(&shops).await?;
+    foretold(bed, &shops).await?;
     let marks = shops.iter().map(Since::now).collect::<Result<Vec<_>>>()?;
     let mut pods = BTreeMap::new();
     for shop in [initialized, succeeded, failed, waiting] {
