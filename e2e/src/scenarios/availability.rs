@@ -17,6 +17,8 @@ const TERM: Duration = Duration::from_secs(6);
 /// What a take-over may take beyond that.
 const TAKE_OVER: Duration = Duration::from_secs(5);
 
+/// How long the API server is away.
+const AWAY: Duration = Duration::from_mins(2);
 /// By when silence is noticed: 130 s without a byte, and a busy machine.
 const NOTICED: Duration = Duration::from_secs(150);
 
@@ -274,7 +276,7 @@ pub async fn silent_watches(bed: &Bed) -> Result<()> {
     flawless(&shop.close().await?)
 }
 
-/// The API server is crowded, slow, forgetful, broken, and restarted with an empty watch cache, each during a rollout.
+/// The API server is crowded, slow, forgetful, away for minutes, and restarted with an empty watch cache, each during a rollout.
 pub async fn api_server_trouble(bed: &Bed) -> Result<()> {
     let weather = Weather::start(client_of(bed.state(), "serin").await?).await?;
     let url = weather.url();
@@ -299,7 +301,7 @@ pub async fn api_server_trouble(bed: &Bed) -> Result<()> {
     weather.set(Sky::Broken);
     wait_readiness(bed, &serin, 503).await?;
     let away = Instant::now();
-    while away.elapsed() < Duration::from_secs(20) {
+    while away.elapsed() < AWAY {
         ensure!(
             shop.route().await?.1 <= 20,
             "the weights moved while the API server was away"

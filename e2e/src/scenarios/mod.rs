@@ -640,7 +640,7 @@ pub const ALL: &[Scenario] = &[
         Alone,
         "api-trouble",
         availability::api_server_trouble,
-        "an API server that is crowded, slow, forgetful, away or restarted is waited for, and rollouts go on"
+        "an API server that is crowded, slow, forgetful, away for minutes or restarted is waited for, and rollouts go on"
     ),
     scenario!(
         Alone,
