@@ -20,7 +20,7 @@ SIMULATION = $(CARGO) run $(LOCKED) --quiet --profile simulation -p serin-simula
 MDBOOK := 0.5.4
 heading = @printf '\n== %s\n' '$(1)'
 
-.PHONY: help demo demo-cluster test e2e unit fmt fmt-check lint crds chart docs docs-reference image image-check bench crowd sim mutants fuzz setup up down build clean tools-rust tools-bed
+.PHONY: help demo demo-cluster test e2e unit fmt fmt-check lint crds chart docs docs-reference image image-check image-e2e bench crowd sim mutants fuzz setup up down build clean tools-rust tools-bed
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -99,6 +99,9 @@ image: tools-rust ## Builds target/image/serin.tar, an OCI image archive, and it
 
 image-check: tools-rust ## Builds the image twice from nothing and compares the bytes
 	hack/image.sh --check
+
+image-e2e: image build ## Installs the chart on the test bed with the program of the image in the pods
+	SERIN_BED_PROGRAM=$(abspath target/image/root/serin) $(E2E) run installed
 
 setup: build ## Builds the test bed's programs ahead of their first use (minutes, once)
 	$(E2E) setup

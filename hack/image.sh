@@ -26,8 +26,9 @@ rm -rf "$out/roots"
 python3 -m pip install --quiet --root-user-action=ignore --disable-pip-version-check --no-deps --require-hashes --target "$out/roots" -r hack/requirements-image.txt
 build target "$out/serin.tar"
 # What is in the archive runs: alone in a root of its own, as a user that is not root.
-rootfs=$(mktemp -d)
-trap 'rm -rf "$rootfs"' EXIT
+rootfs=$out/root
+rm -rf "$rootfs"
+mkdir "$rootfs"
 layer=$(tar -xOf "$out/serin.tar" index.json | python3 -c 'import json, sys; print(json.load(sys.stdin)["manifests"][0]["digest"].split(":")[1])')
 layer=$(tar -xOf "$out/serin.tar" "blobs/sha256/$layer" | python3 -c 'import json, sys; print(json.load(sys.stdin)["layers"][0]["digest"].split(":")[1])')
 tar -xOf "$out/serin.tar" "blobs/sha256/$layer" | tar -xz -C "$rootfs" --no-same-owner

@@ -52,6 +52,9 @@ const PROGRAMS: [(&str, &str, &[&str], bool); 4] = [
     ("serin", "serin", &[], true),
 ];
 
+/// Variable that names another build of `serin` to run in pods, such as the one of the image.
+const OTHER_PROGRAM: &str = "SERIN_BED_PROGRAM";
+
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
     /// With the rights of a kubelet
@@ -118,7 +121,10 @@ impl Image {
         else {
             return Ok(Self::Nothing);
         };
-        let path = std::env::current_exe()?.with_file_name(program);
+        let path = match std::env::var_os(OTHER_PROGRAM) {
+            Some(other) if program == "serin" => other.into(),
+            _ => std::env::current_exe()?.with_file_name(program),
+        };
         Ok(Self::Program {
             path,
             arguments: arguments.iter().map(Into::into).collect(),
