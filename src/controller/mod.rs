@@ -558,12 +558,23 @@ impl Controller {
         name: &ObjectRef,
     ) -> Result<(), ApiError> {
         let canary = kinds::CANARY.named(&key.namespace, &key.name);
+        // A status that this pass wrote before it met the conflict is in the cache by now, and is no other hand's.
+        let cached = self
+            .caches
+            .canary(key)
+            .filter(|_| name.kind != kinds::CANARY);
+        let known = cached
+            .as_deref()
+            .unwrap_or(decided_from)
+            .at("/status")
+            .clone();
         for changed in BTreeSet::from([name, &canary]) {
             self.caches.refresh(changed, key).await?;
         }
-        let rewritten = self.caches.canary(key).is_some_and(|now| {
-            now.uid() == decided_from.uid() && now.at("/status") != decided_from.at("/status")
-        });
+        let rewritten = self
+            .caches
+            .canary(key)
+            .is_some_and(|now| now.uid() == decided_from.uid() && *now.at("/status") != known);
         if rewritten {
             tracing::info!(canary = %key, "its status was written by another hand; reading everything again");
             let wants = self.with_memory(key, |memory| memory.wants.clone());
