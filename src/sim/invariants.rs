@@ -520,7 +520,14 @@ fn safe_side(world: &World, change: &Change) -> Option<String> {
     // A request that stood still is guarded by the object that it writes, which nobody has touched meanwhile; it can't know of another's
     // pods. Whoever took over scales the target up again.
     let stood_still = world.witness.late.is_some();
-    if (gone || is_paused(world, change)) && !has_endpoints(world, 1) && !stood_still {
+    // A canary that is deleted without `revertOnDeletion` takes the primary along, and leaves the target as it is at that moment.
+    let unseen_end = world.truth.gone
+        && world
+            .truth
+            .deleted_at
+            .is_some_and(|at| world.now - at <= writers_age(world));
+    let excused = stood_still || unseen_end;
+    if (gone || is_paused(world, change)) && !has_endpoints(world, 1) && !excused {
         return Some(
             "the target is scaled to zero while the primary has no ready endpoints".to_owned(),
         );
