@@ -19,26 +19,22 @@ const CONFIGURATION: &str = "serin-admission.serin-system";
 /// What cert-manager has put into the webhook configuration: the authority of a Certificate.
 const INJECT: &str = "cert-manager.io/inject-ca-from";
 
-/// cert-manager's kinds, without any schema.
-const CERT_MANAGER: &str = "
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: certificates.cert-manager.io}
-spec:
-  group: cert-manager.io
-  scope: Namespaced
-  names: {kind: Certificate, plural: certificates, singular: certificate, listKind: CertificateList}
-  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
----
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: issuers.cert-manager.io}
-spec:
-  group: cert-manager.io
-  scope: Namespaced
-  names: {kind: Issuer, plural: issuers, singular: issuer, listKind: IssuerList}
-  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
-";
+/// One of cert-manager's kinds, without any schema.
+fn cert_managers_kind(kind: &str) -> String {
+    let singular = kind.to_lowercase();
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{singular}s.cert-manager.io")},
+        "spec": {
+            "group": "cert-manager.io", "scope": "Namespaced",
+            "names": {"kind": kind, "plural": format!("{singular}s"), "singular": singular, "listKind": format!("{kind}List")},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {
+                "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            }}],
+        },
+    })
+    .to_string()
+}
 
 /// Under the chart's own certificate, through an upgrade and without a controller; then under cert-manager's, through a renewal.
 pub async fn run(bed: &Bed) -> Result<()> {
@@ -84,7 +80,9 @@ async fn own_certificate(bed: &Bed) -> Result<()> {
 }
 
 async fn cert_managers(bed: &Bed) -> Result<()> {
-    bed.apply(CERT_MANAGER).await?;
+    for kind in ["Certificate", "Issuer"] {
+        bed.apply(&cert_managers_kind(kind)).await?;
+    }
     let values = "crds.install=false,admission.enabled=true,admission.certManager.enabled=true";
     // Helm waits for pods, and these for the Secret.
     let set = ["--set", values];
