@@ -14,6 +14,15 @@ use crate::rollout::view::{Side, View};
 use crate::routing::{Split, Weight};
 use crate::workload::Readiness;
 
+/// What a round of checks came to.
+struct Measured {
+    hooks: HookOutcome,
+    judged: Vec<Judged>,
+    observers: Observers,
+    /// Of those that failed, what each says.
+    failures: Vec<String>,
+}
+
 impl<'a> Pass<'a> {
     pub(super) fn progress(&mut self, view: &View<'a>) {
         if self.run_ref().is_none() {
@@ -132,43 +141,78 @@ impl<'a> Pass<'a> {
         if due > self.now {
             return self.wake_at(Some(due));
         }
+        let round = self.round(due, &run.id);
         if run.step > 0 {
             match view.carries(split_of(&run)).and_then(|()| view.applied()) {
-                Err(why) => return self.hold_for_route(view, &run, &why),
+                Err(why) => return self.check_unapplied(view, &run, &round, &why),
                 Ok(()) if run.waiting_for.as_deref() == Some(WAIT_ROUTE) => {
                     return self.begin_step_anew();
                 }
                 Ok(()) => {}
             }
         }
-        let round = self.round(due, &run.id);
         self.wake_at(Some(round.next));
         self.check(view, &run, &round);
     }
 
-    pub(super) fn check(&mut self, view: &View<'a>, run: &Run, round: &Round) {
-        let phase = self.status.phase;
-        match checks::ask_rollback_hooks(view, round, phase.as_str(), &mut self.needs) {
-            Err(()) | Ok(None) => {}
-            Ok(Some(hook)) => {
-                self.tell(
-                    Severity::Warn,
-                    "RollbackHook",
-                    format!("Rollback check {hook} passed"),
-                );
-                let text = format!("Rolling back {} manual webhook invoked", self.full_name());
-                self.tell_and_alert(
-                    Severity::Warn,
-                    "RollbackRequested",
-                    text,
-                    "Rolling back manual webhook invoked".to_owned(),
-                );
-                return self.begin_rollback(
-                    view,
-                    Stage::RollingBack,
-                    format!("The rollback hook {hook} asked for it."),
-                );
+    /// A step whose route not everybody follows that should: some may. It goes no further, but whoever asks for the way back gets it, and
+    /// when the wait is more than a moment what goes wrong counts as in any other step.
+    fn check_unapplied(&mut self, view: &View<'a>, run: &Run, round: &Round, why: &str) {
+        self.wake_at(Some(round.next));
+        if self.asked_to_roll_back(view, round) || !self.needs.is_empty() {
+            return;
+        }
+        let waits = run.waiting_for.as_deref() == Some(WAIT_ROUTE);
+        if waits && run.pre_rollout_passed && view.carries(split_of(run)).is_ok() {
+            let Some(measured) = self.measure(view, round) else {
+                return;
+            };
+            if !measured.failures.is_empty() {
+                self.keep_observers(&measured.observers);
+                self.failed_check(view, measured.failures, &measured.judged);
+                if self.stage() == Some(Stage::RollingBack) {
+                    return;
+                }
+                self.with_run(|present| {
+                    present.waiting_for.clone_from(&run.waiting_for);
+                    present.waiting_since = run.waiting_since;
+                    present.deadline_at = run.deadline_at;
+                });
             }
+        }
+        self.hold_for_route(view, run, why);
+    }
+
+    /// Asks the rollback hooks; true when one of them wants the way back, which is begun.
+    fn asked_to_roll_back(&mut self, view: &View<'a>, round: &Round) -> bool {
+        let phase = self.status.phase;
+        let asked = checks::ask_rollback_hooks(view, round, phase.as_str(), &mut self.needs);
+        let Ok(Some(hook)) = asked else {
+            return false;
+        };
+        self.tell(
+            Severity::Warn,
+            "RollbackHook",
+            format!("Rollback check {hook} passed"),
+        );
+        let text = format!("Rolling back {} manual webhook invoked", self.full_name());
+        self.tell_and_alert(
+            Severity::Warn,
+            "RollbackRequested",
+            text,
+            "Rolling back manual webhook invoked".to_owned(),
+        );
+        self.begin_rollback(
+            view,
+            Stage::RollingBack,
+            format!("The rollback hook {hook} asked for it."),
+        );
+        true
+    }
+
+    pub(super) fn check(&mut self, view: &View<'a>, run: &Run, round: &Round) {
+        if self.asked_to_roll_back(view, round) {
+            return;
         }
         let untouched = run.step == 0 && split_of(run) == Split::PRIMARY;
         match (run.pre_rollout_passed, untouched) {
@@ -252,7 +296,8 @@ impl<'a> Pass<'a> {
         });
     }
 
-    pub(super) fn check_analysis(&mut self, view: &View<'a>, run: &Run, round: &Round) {
+    /// Asks rollout hooks and metrics; nothing as long as an answer is missing.
+    fn measure(&mut self, view: &View<'a>, round: &Round) -> Option<Measured> {
         let hooks = checks::ask_hooks(
             view,
             round,
@@ -262,10 +307,10 @@ impl<'a> Pass<'a> {
         );
         let metrics = checks::ask_metrics(view, round, &mut self.needs);
         let MetricsOutcome::Judged { judged, observers } = metrics else {
-            return;
+            return None;
         };
         if hooks == HookOutcome::Pending || !self.needs.is_empty() {
-            return;
+            return None;
         }
         let mut failures = Vec::new();
         if let HookOutcome::Refused { hook, answer, .. } = &hooks {
@@ -280,6 +325,24 @@ impl<'a> Pass<'a> {
                 .filter(|one| one.status.verdict == Verdict::Failed)
                 .filter_map(|one| one.message.clone()),
         );
+        Some(Measured {
+            hooks,
+            judged,
+            observers,
+            failures,
+        })
+    }
+
+    pub(super) fn check_analysis(&mut self, view: &View<'a>, run: &Run, round: &Round) {
+        let Some(Measured {
+            hooks,
+            judged,
+            observers,
+            failures,
+        }) = self.measure(view, round)
+        else {
+            return;
+        };
         if !failures.is_empty() {
             self.keep_observers(&observers);
             return self.failed_check(view, failures, &judged);

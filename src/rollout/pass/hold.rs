@@ -92,7 +92,8 @@ impl<'a> Pass<'a> {
         let text = format!("The route is not applied yet: {why}");
         let deadline = signed(self.canary.spec.progress_deadline());
         let grace = self.interval();
-        if !self.is_past(run.next_check_at, grace) {
+        let waits = run.waiting_for.as_deref() == Some(WAIT_ROUTE);
+        if !waits && !self.is_past(run.next_check_at, grace) {
             return self.wake_after(run.next_check_at, grace);
         }
         if self.wait_for(WAIT_ROUTE, &text, Some(deadline), None) {

@@ -303,6 +303,74 @@ fn a_route_that_is_never_accepted_ends_the_run_on_the_safe_side() {
     assert_eq!(cluster.split(), Some((100, 0)));
 }
 
+/// A canary in its first step, whose route says so, and a gateway that does not take it on.
+fn unapplied(analysis: &str) -> Cluster {
+    let mut cluster = initialised(analysis);
+    cluster
+        .gateway_is_silent()
+        .answer_hook("undo", refused())
+        .deploy("podinfo:2")
+        .run_until_calm();
+    assert_eq!(cluster.split(), Some((80, 20)));
+    cluster
+}
+
+/// In Flagger a route that one of several gateways does not take on stops checks and hooks too (9.2 R6), though the others may follow it.
+#[test]
+fn a_bad_revision_is_found_out_while_a_gateway_is_silent() {
+    let mut cluster = unapplied(MEASURED);
+    cluster.answer_metric(SUCCESS_RATE, Measurement::Value(50.0));
+    cluster.advance(15);
+    assert_eq!(
+        cluster.status().failed_checks,
+        0,
+        "one interval is a moment in which gateways are late"
+    );
+    cluster.advance(20);
+    assert_eq!(cluster.split(), Some((100, 0)));
+    cluster.gateway_applies().run_until(Phase::Failed);
+    let cause = cluster.status().history.last().unwrap().cause.clone();
+    assert!(cause.contains("threshold"), "{cause}");
+}
+
+#[test]
+fn a_good_revision_goes_no_further_while_a_gateway_is_silent() {
+    let mut cluster = unapplied(MEASURED);
+    cluster.answer_metric(SUCCESS_RATE, Measurement::Value(100.0));
+    cluster.advance(30);
+    cluster.status_writes = 0;
+    cluster.advance(40);
+    let status = cluster.status();
+    assert_eq!(cluster.split(), Some((80, 20)));
+    assert_eq!(status.failed_checks, 0);
+    assert_eq!(
+        status.run.unwrap().waiting_for.as_deref(),
+        Some("the route to be applied")
+    );
+    assert_eq!(cluster.status_writes, 0, "nothing new is to be told");
+    cluster.gateway_applies().run_until(Phase::Succeeded);
+}
+
+/// A failed check begins no new wait: the deadline of the route stands.
+#[test]
+fn failed_checks_do_not_put_off_the_deadline_of_the_route() {
+    let mut cluster = unapplied(&MEASURED.replace("threshold: 2", "threshold: 1000"));
+    cluster.answer_metric(SUCCESS_RATE, Measurement::Value(50.0));
+    cluster.advance(100);
+    assert_eq!(cluster.split(), Some((100, 0)));
+    cluster.gateway_applies().run_until(Phase::Failed);
+    let cause = cluster.status().history.last().unwrap().cause.clone();
+    assert!(cause.contains("route"), "{cause}");
+}
+
+#[test]
+fn a_rollback_hook_is_asked_while_a_gateway_is_silent() {
+    let mut cluster = unapplied(&with_hooks("stepWeight: 20", &["rollback undo"]));
+    cluster.answer_hook("undo", HookAnswer::Passed).advance(12);
+    assert_eq!(cluster.split(), Some((100, 0)));
+    cluster.gateway_applies().run_until(Phase::Failed);
+}
+
 #[test]
 fn a_canary_that_loses_its_pods_loses_its_traffic_at_once_and_gets_it_back() {
     let mut cluster = progressing(STEPS);
