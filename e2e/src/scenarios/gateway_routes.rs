@@ -1,5 +1,5 @@
-//! Routes of the Gateway API by each of its implementations here: Traefik, Contour with Envoy, istiod with Envoy as gateway and as the proxy
-//! beside a workload of the mesh; and calls of gRPC.
+//! Routes of the Gateway API by each of its implementations here: Traefik, Contour with Envoy, Envoy Gateway, istiod with Envoy as gateway and
+//! as the proxy beside a workload of the mesh; and calls of gRPC.
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -46,6 +46,11 @@ const CONTOUR: Plane = Plane {
     ..HTTP_ROUTE
 };
 
+const ENVOY: Plane = Plane {
+    gateway: Gateway::Envoy,
+    ..HTTP_ROUTE
+};
+
 const GRPC_ROUTE: Plane = Plane {
     object: ("gateway.networking.k8s.io/v1", "GRPCRoute", "app"),
     service: || json!({"routeKind": "GRPCRoute", "portName": "grpc", "appProtocol": "kubernetes.io/h2c"}),
@@ -60,6 +65,11 @@ const ISTIO_GRPC: Plane = Plane {
 
 const CONTOUR_GRPC: Plane = Plane {
     gateway: Gateway::Contour,
+    ..GRPC_ROUTE
+};
+
+const ENVOY_GRPC: Plane = Plane {
+    gateway: Gateway::Envoy,
     ..GRPC_ROUTE
 };
 
@@ -79,6 +89,10 @@ pub async fn contour_httproute(bed: &Bed) -> Result<()> {
     planes::release(bed, "contour-httproute", &CONTOUR).await
 }
 
+pub async fn envoy_httproute(bed: &Bed) -> Result<()> {
+    planes::release(bed, "envoy-httproute", &ENVOY).await
+}
+
 pub async fn traefik_grpcroute(bed: &Bed) -> Result<()> {
     planes::release(bed, "traefik-grpcroute", &GRPC_ROUTE).await
 }
@@ -89,6 +103,10 @@ pub async fn istio_grpcroute(bed: &Bed) -> Result<()> {
 
 pub async fn contour_grpcroute(bed: &Bed) -> Result<()> {
     planes::release(bed, "contour-grpcroute", &CONTOUR_GRPC).await
+}
+
+pub async fn envoy_grpcroute(bed: &Bed) -> Result<()> {
+    planes::release(bed, "envoy-grpcroute", &ENVOY_GRPC).await
 }
 
 /// One header with a value, or another one that a regular expression describes.
@@ -127,4 +145,8 @@ pub async fn mesh_by_header(bed: &Bed) -> Result<()> {
 
 pub async fn contour_routes_by_header(bed: &Bed) -> Result<()> {
     by_header(bed, "contour-httproute-by-header", &CONTOUR).await
+}
+
+pub async fn envoy_by_header(bed: &Bed) -> Result<()> {
+    by_header(bed, "envoy-httproute-by-header", &ENVOY).await
 }

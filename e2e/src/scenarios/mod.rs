@@ -100,6 +100,9 @@ const SELDOM: &[&str] = &[
     "traefik-grpcroute",
     "istio-grpcroute",
     "contour-grpcroute",
+    "envoy-httproute",
+    "envoy-httproute-by-header",
+    "envoy-grpcroute",
     "own-routes",
     "metrics-backends",
     "flaggers-queries",
@@ -127,6 +130,14 @@ const NEEDS: &[(Build, &[&str])] = &[
             "contour-httproute-by-header",
             "contour-grpcroute",
             "own-routes",
+        ],
+    ),
+    (
+        || tools::envoy_gateway().map(drop),
+        &[
+            "envoy-httproute",
+            "envoy-httproute-by-header",
+            "envoy-grpcroute",
         ],
     ),
     (
@@ -392,6 +403,18 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!(
         Shared,
+        "envoy-httproute",
+        gateway_routes::envoy_httproute,
+        "behind an HTTPRoute by Envoy Gateway: promoted, rolled back, hands and deletions undone; nothing else is lost"
+    ),
+    scenario!(
+        Shared,
+        "envoy-httproute-by-header",
+        gateway_routes::envoy_by_header,
+        "A/B behind an HTTPRoute by Envoy Gateway: either of two headers leads to the new release, and nothing else does"
+    ),
+    scenario!(
+        Shared,
         "traefik-grpcroute",
         gateway_routes::traefik_grpcroute,
         "behind a GRPCRoute by Traefik, with calls of gRPC: promoted, rolled back, hands and deletions undone"
@@ -407,6 +430,12 @@ pub const ALL: &[Scenario] = &[
         "contour-grpcroute",
         gateway_routes::contour_grpcroute,
         "behind a GRPCRoute by Contour, with calls of gRPC: promoted, rolled back, hands and deletions undone"
+    ),
+    scenario!(
+        Shared,
+        "envoy-grpcroute",
+        gateway_routes::envoy_grpcroute,
+        "behind a GRPCRoute by Envoy Gateway, with calls of gRPC: promoted, rolled back, hands and deletions undone"
     ),
     scenario!(
         Shared,

@@ -1,5 +1,5 @@
 //! What a rollout of five steps costs the API server behind each router, counted from its audit log. Most of these meshes and ingresses have
-//! no plane here: their objects are real, nobody acts on them. Those that tell whether a route is applied have theirs.
+//! no plane here: their objects are real, nobody acts on them. Those that tell whether a route is applied have theirs, Knative a stand-in.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::economy::{BUDGET, work};
 use super::shop::{self, PATIENCE, own_service};
+use super::without_plane::knative::{SERVING, StandIn};
 use crate::bed::audit::{Audit, AuditMark};
 use crate::bed::{Bed, Namespace};
 use crate::bench::idle_app;
@@ -70,7 +71,7 @@ const fn behind_an_ingress(provider: &'static str) -> Router {
 const OWN_ROUTE: &str = "spec.routeRef";
 
 /// What is released there is a Revision that Knative itself makes, and no Deployment.
-const WITHOUT_WORKLOAD: &str = "knative";
+const KNATIVE: &str = "knative";
 
 const ROUTERS: &[Router] = &[
     plain("kubernetes"),
@@ -105,6 +106,10 @@ const ROUTERS: &[Router] = &[
         spec: || json!({"routeRef": {"apiVersion": "apisix.apache.org/v2", "kind": "ApisixRoute", "name": "mine"}}),
         beside: || vec![apisix_route()],
         ..plain("apisix")
+    },
+    Router {
+        spec: || json!({"targetRef": {"apiVersion": SERVING, "kind": "Service", "name": "app"}, "service": null}),
+        ..plain(KNATIVE)
     },
 ];
 
@@ -203,7 +208,7 @@ pub async fn run(bed: &Bed) -> Result<()> {
     let known: Vec<&str> = ROUTERS.iter().map(|router| router.provider).collect();
     for (provider, _) in serin::routing::table() {
         ensure!(
-            known.contains(&provider) || provider == WITHOUT_WORKLOAD,
+            known.contains(&provider),
             "no rollout is counted behind the router {provider}"
         );
     }
@@ -244,7 +249,18 @@ pub async fn run(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-/// A release in five steps.
+/// A Service of Knative's.
+fn knative_service(version: &str) -> Value {
+    json!({
+        "apiVersion": SERVING, "kind": "Service", "metadata": {"name": "app"},
+        "spec": {
+            "template": {"spec": {"containers": [{"image": format!("serin-demo-app:{version}")}]}},
+            "traffic": [{"latestRevision": true, "percent": 100}],
+        },
+    })
+}
+
+/// A release in five steps, in a namespace of its own.
 async fn rollout(bed: &Bed, router: &Router) -> Result<Cost> {
     let name: String = router
         .provider
@@ -254,6 +270,18 @@ async fn rollout(bed: &Bed, router: &Router) -> Result<Cost> {
     let place = bed
         .scenario_namespace(&format!("budget-{}", name.to_lowercase()))
         .await?;
+    if router.provider != KNATIVE {
+        return release(bed, &place, router).await;
+    }
+    let knative = StandIn::new(bed, &place, "app").await?;
+    tokio::select! {
+        stopped = knative.run() => match stopped? {},
+        cost = release(bed, &place, router) => cost,
+    }
+}
+
+/// A release in five steps.
+async fn release(bed: &Bed, place: &Namespace<'_>, router: &Router) -> Result<Cost> {
     let apply = async |object: Value| {
         let text = object.to_string().replace("${HOST}", &place.host("app"));
         place.apply(&text).await
@@ -262,15 +290,24 @@ async fn rollout(bed: &Bed, router: &Router) -> Result<Cost> {
         apply(object).await?;
     }
     apply(template()).await?;
-    apply(idle_app("app")).await?;
-    place.wait_ready("app", PATIENCE).await?;
+    if router.provider == KNATIVE {
+        apply(knative_service("1.0.0")).await?;
+    } else {
+        apply(idle_app("app")).await?;
+        place.wait_ready("app", PATIENCE).await?;
+    }
     apply(canary(router)).await?;
     place.wait_phase("app", "Initialized", PATIENCE).await?;
-    let mark = rest(bed, &place).await?;
-    place.release("app", "2.0.0").await?;
+    let mark = rest(bed, place).await?;
+    if router.provider == KNATIVE {
+        let next = json!({"spec": {"template": knative_service("2.0.0")["spec"]["template"]}});
+        place.patch(SERVING, "Service", "app", &next).await?;
+    } else {
+        place.release("app", "2.0.0").await?;
+    }
     place.wait_phase("app", "Succeeded", PATIENCE).await?;
-    rest(bed, &place).await?;
-    let mut all = of_place(bed, &place, mark)?;
+    rest(bed, place).await?;
+    let mut all = of_place(bed, place, mark)?;
     all.requests.sort_by_key(|request| request.at);
     let transitions: Vec<_> = all
         .requests
@@ -349,6 +386,11 @@ fn canary(router: &Router) -> Value {
     }
     for (key, value) in (router.spec)().as_object().into_iter().flatten() {
         canary["spec"][key] = value.clone();
+    }
+    if canary["spec"]["service"].is_null()
+        && let Some(spec) = canary["spec"].as_object_mut()
+    {
+        spec.remove("service");
     }
     for (key, value) in (router.service)().as_object().into_iter().flatten() {
         canary["spec"]["service"][key] = value.clone();

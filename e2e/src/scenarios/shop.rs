@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::bed::parts::{
-    GATEWAY, INGRESS_GATEWAY, ISTIO_GATEWAY, ISTIO_ROUTE_GATEWAY, ISTIO_SIDECAR, LENIENT_GATEWAY,
-    PROMETHEUS, SECOND_GATEWAY,
+    ENVOY_GATEWAY, GATEWAY, INGRESS_GATEWAY, ISTIO_GATEWAY, ISTIO_ROUTE_GATEWAY, ISTIO_SIDECAR,
+    LENIENT_GATEWAY, PROMETHEUS, SECOND_GATEWAY,
 };
 use crate::bed::process::Process;
 use crate::bed::{Bed, Namespace};
@@ -87,6 +87,8 @@ pub enum Gateway {
     Istio,
     /// The same Envoy, for routes of the Gateway API.
     IstioRoutes,
+    /// Envoy Gateway with Envoy; a story brings it up with [`Bed::start_envoy_gateway`].
+    Envoy,
     /// No gateway: visitors are a workload in Istio's mesh, whose proxy follows routes that have a Service as parent.
     Mesh,
 }
@@ -103,6 +105,7 @@ impl Gateway {
                 .await
                 .map(drop),
             Self::Istio | Self::IstioRoutes => istio(bed).await,
+            Self::Envoy => bed.start_envoy_gateway().await,
             Self::Mesh => {
                 istio(bed).await?;
                 SIDECAR
@@ -121,6 +124,7 @@ impl Gateway {
             Self::Lenient => "Traefik with allowEmptyServices",
             Self::Contour => "Contour, Envoy",
             Self::Istio | Self::IstioRoutes => "istiod, Envoy",
+            Self::Envoy => "Envoy Gateway, Envoy",
             Self::Mesh => "istiod, Envoy as sidecar",
         }
     }
@@ -136,6 +140,7 @@ impl Gateway {
             Self::Istio | Self::IstioRoutes => {
                 json!({"name": "bed-api", "namespace": "istio-system"})
             }
+            Self::Envoy => json!({"name": "envoy", "namespace": "gateway"}),
             Self::Mesh => json!({"group": "", "kind": "Service", "name": "app"}),
         }
     }
@@ -158,6 +163,7 @@ impl Gateway {
             Self::Lenient => LENIENT_GATEWAY,
             Self::Istio => ISTIO_GATEWAY,
             Self::IstioRoutes => ISTIO_ROUTE_GATEWAY,
+            Self::Envoy => ENVOY_GATEWAY,
             Self::Mesh => ISTIO_SIDECAR,
         }
     }

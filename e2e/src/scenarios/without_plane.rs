@@ -1,6 +1,6 @@
 //! Meshes and ingresses without a plane on the bed: their objects are real, nobody acts on them. Each canary is taken through a release, and
 //! at every step the split is read from its object by that object's own words.
-mod knative;
+pub mod knative;
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::PATIENCE;
 use crate::bed::{Bed, Namespace};
 
-const SERVING: &str = "serving.knative.dev/v1";
+pub const SERVING: &str = "serving.knative.dev/v1";
 const NAME: &str = "knative";
 const PRIMARY: &str = "flagger.app/primary-revision";
 
@@ -47,10 +47,7 @@ spec:
 /// The release that comes good, the edit that is put back, and the release that does not.
 pub async fn run(bed: &Bed, place: &Namespace<'_>) -> Result<()> {
     place.apply(OBJECTS).await?;
-    let knative = StandIn {
-        services: bed.api_of(SERVING, "Service", place.name()).await?,
-        revisions: bed.api_of(SERVING, "Revision", place.name()).await?,
-    };
+    let knative = StandIn::new(bed, place, NAME).await?;
     let story = Story {
         bed,
         place,
@@ -62,19 +59,30 @@ pub async fn run(bed: &Bed, place: &Namespace<'_>) -> Result<()> {
     }
 }
 
-/// What Knative's controller does, as far as it shows in objects.
-struct StandIn {
+/// What Knative's controller does for one Service, as far as it shows in objects.
+pub struct StandIn {
+    name: &'static str,
     services: Api<DynamicObject>,
     revisions: Api<DynamicObject>,
 }
 
 impl StandIn {
-    async fn run(&self) -> Result<Infallible> {
+    pub async fn new(bed: &Bed, place: &Namespace<'_>, name: &'static str) -> Result<Self> {
+        Ok(Self {
+            name,
+            services: bed.api_of(SERVING, "Service", place.name()).await?,
+            revisions: bed.api_of(SERVING, "Revision", place.name()).await?,
+        })
+    }
+
+    /// Does it until it is dropped.
+    pub async fn run(&self) -> Result<Infallible> {
         let mut ticks = tokio::time::interval(Duration::from_millis(100));
         loop {
             ticks.tick().await;
-            let service = self.services.get(NAME).await?;
-            self.report(&service).await?;
+            if let Some(service) = self.services.get_opt(self.name).await? {
+                self.report(&service).await?;
+            }
         }
     }
 
@@ -87,8 +95,7 @@ impl StandIn {
         let template = &service.data["spec"]["template"];
         let mut latest = before["latestCreatedRevisionName"]
             .as_str()
-            .unwrap_or("knative-00000")
-            .to_owned();
+            .map_or_else(|| self.revision(0), str::to_owned);
         let known = self.revisions.get_opt(&latest).await?;
         if known.is_none_or(|known| known.data["spec"] != template["spec"]) {
             let number: u32 = latest
@@ -97,7 +104,7 @@ impl StandIn {
                 .unwrap_or_default()
                 .parse()
                 .context("the number of a revision")?;
-            latest = format!("{NAME}-{:05}", number + 1);
+            latest = self.revision(number + 1);
             let revision = json!({
                 "apiVersion": SERVING, "kind": "Revision", "metadata": {"name": latest}, "spec": template["spec"],
             });
@@ -116,9 +123,13 @@ impl StandIn {
             "conditions": [{"type": "RoutesReady", "status": "True"}],
         }});
         self.services
-            .patch_status(NAME, &PatchParams::default(), &Patch::Merge(&status))
+            .patch_status(self.name, &PatchParams::default(), &Patch::Merge(&status))
             .await?;
         Ok(())
+    }
+
+    fn revision(&self, number: u32) -> String {
+        format!("{}-{number:05}", self.name)
     }
 }
 
