@@ -52,6 +52,7 @@ pub struct Telemetry {
     known: Mutex<Known>,
     total: Gauges,
     status: Gauges,
+    phase: Gauges,
     weight: Gauges,
     analysis: Gauges,
     duration: Histograms,
@@ -75,6 +76,7 @@ impl Telemetry {
         let info = Gauges::default();
         let total = Gauges::default();
         let status = Gauges::default();
+        let phase = Gauges::default();
         let weight = Gauges::default();
         let analysis = Gauges::default();
         let duration = Histograms::new_with_constructor(histogram);
@@ -101,6 +103,11 @@ impl Telemetry {
             "flagger_canary_status",
             "Last canary analysis result: 0 running, 1 successful, 2 failed",
             status.clone(),
+        );
+        registry.register(
+            "serin_canary_phase",
+            "Phase that a canary is in, which flagger_canary_status tells of in part: always 1, the phase is a label",
+            phase.clone(),
         );
         registry.register(
             "flagger_canary_weight",
@@ -172,6 +179,7 @@ impl Telemetry {
             known: Mutex::default(),
             total,
             status,
+            phase,
             weight,
             analysis,
             duration,
@@ -218,6 +226,14 @@ impl Telemetry {
             self.remove(&mut known, key);
         }
         let namespace = key.namespace.to_string();
+        if let Some((shown, _)) = known.canaries.get(key)
+            && shown.phase != view.phase
+        {
+            self.phase.remove(&in_phase(key, &shown.phase));
+        }
+        self.phase
+            .get_or_create(&in_phase(key, &view.phase))
+            .set(1.0);
         let value = match view.phase.as_str() {
             "Progressing" => 0.0,
             "Failed" => 2.0,
@@ -252,6 +268,7 @@ impl Telemetry {
         let Some((view, series)) = known.canaries.remove(key) else {
             return;
         };
+        self.phase.remove(&in_phase(key, &view.phase));
         let twin = known.canaries.iter().any(|(other, (shown, _))| {
             other.namespace == key.namespace && shown.target == view.target
         });
@@ -395,6 +412,14 @@ fn named(target: &str, namespace: &str) -> Labels {
     ]
 }
 
+fn in_phase(key: &CanaryKey, phase: &str) -> Labels {
+    vec![
+        ("canary", key.name.to_string()),
+        ("namespace", key.namespace.to_string()),
+        ("phase", phase.to_owned()),
+    ]
+}
+
 fn workload(workload: String, namespace: &str) -> Labels {
     vec![("workload", workload), ("namespace", namespace.to_owned())]
 }
@@ -444,6 +469,26 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+    }
+
+    /// In Flagger `flagger_canary_status` says "successful" of a canary that waits or is being promoted (9.2 E).
+    #[test]
+    fn a_canary_is_in_one_phase_at_a_time() {
+        let telemetry = Telemetry::new("istio");
+        let key = CanaryKey::new("test", "web");
+        for phase in ["Progressing", "WaitingPromotion", "Promoting"] {
+            telemetry.show(&key, view(phase, 10.0));
+            let text = telemetry.render();
+            let series: Vec<&str> = text
+                .lines()
+                .filter(|line| line.starts_with("serin_canary_phase{"))
+                .collect();
+            let expected =
+                format!(r#"serin_canary_phase{{canary="web",namespace="test",phase="{phase}"}} 1.0"#);
+            assert_eq!(series, [expected]);
+        }
+        telemetry.forget(&key);
+        assert!(!telemetry.render().contains("serin_canary_phase{"));
     }
 
     #[test]
