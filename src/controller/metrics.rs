@@ -483,8 +483,9 @@ mod tests {
                 .lines()
                 .filter(|line| line.starts_with("serin_canary_phase{"))
                 .collect();
-            let expected =
-                format!(r#"serin_canary_phase{{canary="web",namespace="test",phase="{phase}"}} 1.0"#);
+            let expected = format!(
+                r#"serin_canary_phase{{canary="web",namespace="test",phase="{phase}"}} 1.0"#
+            );
             assert_eq!(series, [expected]);
         }
         telemetry.forget(&key);

@@ -8,10 +8,11 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
+use super::rollouts::judged_by_pods;
 use super::shop::{PATIENCE, Plan, Shop, flawless, only_failed};
 use crate::bed::Bed;
 use crate::bed::audit::{Audit, Request};
-use crate::bed::parts::PROMETHEUS;
+use crate::bed::parts::{PROMETHEUS, Part};
 use crate::tools::project_root;
 
 /// Where Serin is installed.
@@ -438,6 +439,48 @@ pub async fn installed(bed: &Bed) -> Result<()> {
         "canaries.flagger.app is being deleted"
     );
     Ok(())
+}
+
+/// The command by which the README installs the chart, word by word.
+fn of_the_read_me() -> Result<Vec<String>> {
+    let page = std::fs::read_to_string(project_root()?.join("README.md"))?;
+    let (_, rest) = page
+        .split_once("\n    helm install")
+        .context("README.md installs nothing by Helm")?;
+    let (command, _) = rest.split_once("\n\n").unwrap_or((rest, ""));
+    let words = command.split_whitespace().filter(|word| *word != "\\");
+    Ok(std::iter::once("install")
+        .chain(words)
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Installed as the README says, on a cluster with a gateway and nothing that measures.
+pub async fn quick_start(bed: &Bed) -> Result<()> {
+    remove_definitions(bed).await?;
+    bed.stop_part(Part::Prometheus).await?;
+    let chart = project_root()?.join("charts/serin");
+    let chart = chart.to_str().context("the path is not UTF-8")?;
+    let mut command = of_the_read_me()?;
+    for word in &mut command {
+        *word = word
+            .replace("charts/serin", chart)
+            .replace("REGISTRY/serin", "serin");
+    }
+    // All pods of the bed share one network.
+    let here = [
+        "--wait",
+        "--timeout",
+        "90s",
+        "--set",
+        "bindAddress=$(POD_IP)",
+    ];
+    let told = bed
+        .helm(command.iter().map(String::as_str).chain(here))
+        .await?;
+    ensure!(!told.contains("WARNING"), "{told}");
+    judged_by_pods(bed, "quick-start", json!({})).await?;
+    bed.start_part(Part::Prometheus).await
 }
 
 /// The same with rights in two namespaces alone, and definitions that somebody else installed.

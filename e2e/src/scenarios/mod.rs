@@ -595,6 +595,12 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!(
         Alone,
+        "quick-start",
+        installed::quick_start,
+        "installed by the README's command where nothing measures: a good release is promoted and a bad one rolled back by their own pages"
+    ),
+    scenario!(
+        Alone,
         "tutorial",
         tutorial::run,
         "every command of docs/tutorial.md, as a newcomer types them, says what the page says"

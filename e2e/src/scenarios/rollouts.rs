@@ -337,14 +337,21 @@ pub async fn no_metrics(bed: &Bed) -> Result<()> {
 
 /// Prometheus is gone all the time: the pages of the canary's own pods are enough to promote a good release and to roll a bad one back.
 pub async fn without_prometheus(bed: &Bed) -> Result<()> {
-    let began = Instant::now();
     bed.stop_part(Part::Prometheus).await?;
     shop::serin(bed).await?;
+    let spec = json!({"metricsServer": "scrape"});
+    judged_by_pods(bed, "without-prometheus", spec).await?;
+    bed.start_part(Part::Prometheus).await
+}
+
+/// The pages of the canary's pods promote a good release and roll a bad one back.
+pub async fn judged_by_pods(bed: &Bed, story: &str, spec: serde_json::Value) -> Result<()> {
+    let began = Instant::now();
     let plan = Plan {
-        spec: json!({"metricsServer": "scrape"}),
+        spec,
         ..Plan::default()
     };
-    let shop = Shop::open(bed, "without-prometheus", plan).await?;
+    let shop = Shop::open(bed, story, plan).await?;
     shop.release("1.1.0").await?;
     let canary = shop.wait_phase("Succeeded").await?;
     measured_by_pods(&canary.data["status"])?;
@@ -371,9 +378,7 @@ pub async fn without_prometheus(bed: &Bed) -> Result<()> {
         "        promoted and rolled back without Prometheus within {:?}",
         began.elapsed()
     );
-    let report = shop.close().await?;
-    bed.start_part(Part::Prometheus).await?;
-    only_failed(&report, "1.2.0")
+    only_failed(&shop.close().await?, "1.2.0")
 }
 
 /// Nobody scrapes the app: the gateway's own series are found and chosen, judge a good release and a bad one, and the choice is told.
