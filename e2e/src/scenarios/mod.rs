@@ -4,6 +4,7 @@ mod admission_by_chart;
 mod alerts;
 mod ask;
 mod availability;
+mod built_in_queries;
 mod custom_resources;
 mod demos;
 mod economy;
@@ -694,6 +695,12 @@ pub const ALL: &[Scenario] = &[
         "metrics-backends",
         metrics_backends::run,
         "Prometheus, VictoriaMetrics, Graphite, CloudWatch, Keptn and an external metric are asked for real, and one that turns bad ends a run"
+    ),
+    scenario!(
+        Shared,
+        "built-in-queries",
+        built_in_queries::run,
+        "a real Prometheus answers each mesh's and ingress's built-in queries with the canary's numbers; and an event says why a check has no data"
     ),
     scenario!(
         Shared,
