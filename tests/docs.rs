@@ -582,6 +582,25 @@ fn the_reference_of_planes_is_what_the_stories_measured() {
     );
 }
 
+/// `e2e/router-budget.md` is written by the scenario `router-budget`, with `SERIN_ROUTER_BUDGET`.
+#[test]
+fn the_reference_of_requests_has_every_router() {
+    let table = page("e2e/router-budget.md");
+    for (provider, _) in serin::routing::table() {
+        let row = format!("| {provider} | ");
+        assert!(
+            table.lines().any(|line| line.starts_with(&row)),
+            "e2e/router-budget.md does not tell of {provider}"
+        );
+    }
+    generated_part(
+        "docs/testing.md",
+        "requests behind each router",
+        "e2e/router-budget.md",
+        &table,
+    );
+}
+
 // ---- annotations and labels
 
 #[test]

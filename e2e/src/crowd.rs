@@ -182,6 +182,8 @@ struct Costs {
     all: usize,
     /// From the first step of each rollout to the last.
     of_steps: usize,
+    /// The same by what they are about.
+    by_resource: BTreeMap<String, usize>,
     conflicts: usize,
 }
 
@@ -193,7 +195,7 @@ impl Costs {
         waves: usize,
         lasted: Duration,
         [before, after]: [&Use; 2],
-    ) -> [(&'static str, String); 4] {
+    ) -> [(&'static str, String); 5] {
         let rollouts = (canaries * waves).max(1);
         let share = |count: usize, of: usize| count as f64 / of as f64;
         let cpu = after.cpu - before.cpu;
@@ -213,6 +215,17 @@ impl Costs {
                     share(self.of_steps, rollouts * (STEPS - 1)),
                     self.conflicts,
                 ),
+            ),
+            (
+                "of a step",
+                self.by_resource
+                    .iter()
+                    .map(|(resource, count)| {
+                        let each = share(*count, rollouts * (STEPS - 1));
+                        format!("{resource} {each:.2}")
+                    })
+                    .collect::<Vec<_>>()
+                    .join(", "),
             ),
             (
                 "the controller's CPU",
@@ -253,12 +266,19 @@ impl Costs {
                     "{place}/{name}: its route was written at {routes:?}, less often than it has steps"
                 );
             };
-            self.of_steps += wave.count(|request| {
+            let of_steps = wave.requests.iter().filter(|request| {
                 request.namespace == place
                     && is_about(&request.name, name)
                     && request.at > *first
                     && request.at <= *last
             });
+            for request in of_steps {
+                self.of_steps += 1;
+                *self
+                    .by_resource
+                    .entry(request.resource.clone())
+                    .or_default() += 1;
+            }
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::without_plane::knative::{SERVING, StandIn};
 use crate::bed::audit::{Audit, AuditMark};
 use crate::bed::{Bed, Namespace};
 use crate::bench::idle_app;
-use crate::tools;
+use crate::tools::{self, project_root};
 
 const DEFINITIONS: &str = include_str!("../../manifests/objects-without-plane.yaml");
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
@@ -23,6 +23,9 @@ const STEPS: usize = 5;
 const OF_A_STEP: usize = 3;
 /// Steps between the first and the last.
 const BETWEEN: usize = STEPS - 2;
+/// Names the file that the table is written to, for `docs/testing.md`.
+const FILE: &str = "SERIN_ROUTER_BUDGET";
+const HEAD: &str = "| router | requests | per step | events | status | routes | workloads |\n|---|---:|---:|---:|---:|---:|---:|\n";
 /// Without a request for so long, a canary is at rest.
 const REST: Duration = Duration::from_secs(3);
 
@@ -229,10 +232,13 @@ pub async fn run(bed: &Bed) -> Result<()> {
         .buffered(SIDE_BY_SIDE)
         .try_collect()
         .await?;
-    println!("| router | requests | per step | events | status | routes | workloads |");
-    println!("|---|---|---|---|---|---|---|");
+    let mut table = HEAD.to_owned();
     for cost in &costs {
-        println!("{}", cost.row());
+        table.extend([&cost.row(), "\n"]);
+    }
+    print!("{table}");
+    if let Some(file) = std::env::var_os(FILE) {
+        std::fs::write(project_root()?.join(file), &table)?;
     }
     for cost in &costs {
         let (all, provider) = (cost.all.requests.len(), cost.provider);
