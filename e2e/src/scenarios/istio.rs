@@ -15,7 +15,7 @@ use crate::bed::Bed;
 use crate::bed::parts::ISTIO_TCP_PORT;
 use crate::load::{HeaderGroup, Load, LoadPlan};
 
-const ISTIO: Plane = Plane {
+pub const ISTIO: Plane = Plane {
     provider: "istio",
     gateway: Gateway::Istio,
     object: ("networking.istio.io/v1beta1", "VirtualService", "app"),

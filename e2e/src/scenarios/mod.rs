@@ -18,6 +18,7 @@ mod handover;
 mod ingresses;
 mod installed;
 mod istio;
+mod istio_mesh;
 mod loadtester;
 mod metrics_backends;
 mod own_route;
@@ -94,6 +95,8 @@ const SELDOM: &[&str] = &[
     "contour-by-header",
     "traefik-httproute",
     "istio-httproute-by-header",
+    "istio-by-source",
+    "istio-delegated",
     "mesh-httproute",
     "mesh-httproute-by-header",
     "contour-httproute",
@@ -165,6 +168,8 @@ const NEEDS: &[(Build, &[&str])] = &[
             "istio-httproute",
             "istio-httproute-by-header",
             "istio-grpcroute",
+            "istio-by-source",
+            "istio-delegated",
             "mesh-httproute",
             "mesh-httproute-by-header",
             "own-routes",
@@ -329,6 +334,18 @@ pub const ALL: &[Scenario] = &[
         "istio-tcp",
         istio::connections,
         "Istio: connections of any protocol are split by weight"
+    ),
+    scenario!(
+        Shared,
+        "istio-by-source",
+        istio_mesh::by_source,
+        "Istio: in an A/B test by source labels a workload of the mesh meets the new release, and visitors by the gateway the old one"
+    ),
+    scenario!(
+        Shared,
+        "istio-delegated",
+        istio_mesh::delegated,
+        "Istio: behind a root VirtualService that delegates, the whole story of a release; headers and CORS of the canary are in the answers"
     ),
     scenario!(
         Shared,
