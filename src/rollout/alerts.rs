@@ -9,6 +9,7 @@
 use super::decision::{Announcement, Severity};
 use super::reasons;
 use super::snapshot::{Settings, Snapshot};
+use super::view::signed;
 use crate::analysis::alert as texts;
 use crate::api::alert_provider::ADDRESS_KEY;
 use crate::api::{
@@ -17,6 +18,7 @@ use crate::api::{
 };
 use crate::object::{Object, ObjectRef, Reading, kinds, short_digest};
 use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
 use std::collections::BTreeSet;
 
 /// How many records are kept; those that nobody waits for go first.
@@ -106,7 +108,7 @@ pub(super) fn record(
             .as_ref()
             .and_then(|status| status.run.as_ref());
         let run = status.run.as_ref().or(before);
-        let key = key(one, message, run, canary.metadata.generation);
+        let key = key(one, message, run, canary, snapshot.now);
         if status.alerts.iter().any(|known| known.key == key) {
             continue;
         }
@@ -129,19 +131,46 @@ pub(super) fn record(
     forget(status);
 }
 
-/// What is said in a run is said once at each step; what is said of the canary itself, once for each wording.
-fn key(one: &Announcement, message: &str, run: Option<&Run>, generation: Option<i64>) -> String {
+/// What is said in a run is said once at each step, for each [`occasion`] of it; what is said of the canary itself, once for each wording.
+fn key(
+    one: &Announcement,
+    message: &str,
+    run: Option<&Run>,
+    canary: &Canary,
+    now: Timestamp,
+) -> String {
     let of_canary = reasons::OF_CONDITIONS
         .iter()
         .any(|(reason, _)| *reason == one.reason && one.severity == Severity::Warn);
     match run {
-        Some(run) if !of_canary => format!("{}/{}/{}", run.id, run.step, one.reason),
+        Some(run) if !of_canary => {
+            let key = format!("{}/{}/{}", run.id, run.step, one.reason);
+            match occasion(one, run, canary, now) {
+                Some(occasion) => format!("{key}/{occasion}"),
+                None => key,
+            }
+        }
         _ => format!(
             "{}/{}/{}",
-            generation.unwrap_or_default(),
-            short_digest(&serde_json::json!(message)),
+            canary.metadata.generation.unwrap_or_default(),
+            short_digest(&json!(message)),
             one.reason
         ),
+    }
+}
+
+/// What tells those alerts of a step apart that may be due more than once in it: each gate that closes, whichever hook it is, and each
+/// time that the traffic leaves a primary. A primary that flickers is told of once more, not each time.
+fn occasion(one: &Announcement, run: &Run, canary: &Canary, now: Timestamp) -> Option<String> {
+    match one.reason {
+        // The event's text names the gate and the hook.
+        "GateClosed" => Some(short_digest(&json!(one.message))),
+        "TrafficDiverted" => {
+            let since = run.step_started_at?;
+            let stood = now.duration_since(since) >= signed(canary.spec.analysis.interval());
+            stood.then(|| since.as_millisecond().to_string())
+        }
+        _ => None,
     }
 }
 

@@ -51,7 +51,9 @@ impl<'a> Pass<'a> {
         };
         let waiting_for = format!("gate {hook}");
         let run = self.run_ref().cloned().unwrap_or_default();
-        if run.waiting_for.as_deref() == Some(&waiting_for) {
+        // Hooks of both gates may bear one name; at the gate of the promotion the phase says so.
+        let at_this_gate = promotion == (self.status.phase == Phase::WaitingPromotion);
+        if at_this_gate && run.waiting_for.as_deref() == Some(&waiting_for) {
             if run.deadline_at.is_some_and(|deadline| deadline <= self.now) {
                 let cause =
                     format!("The gate {hook} stayed closed beyond spec.analysis.gateTimeout.");

@@ -152,12 +152,20 @@ impl<'a> Pass<'a> {
             && self
                 .run_ref()
                 .is_some_and(|run| run.waiting_for.as_deref() != Some(WAIT_TURN));
-        if !at_gate {
+        let waiting_for = format!("gate {hook}");
+        let same = self
+            .run_ref()
+            .is_some_and(|run| run.waiting_for.as_ref() == Some(&waiting_for));
+        if !(at_gate && same) {
             let told = self.status.phase == Phase::Waiting && self.run_ref().is_none();
-            self.begin_wait(view, format!("gate {hook}"));
-            let deadline = self.gate_deadline(self.now);
+            if !at_gate {
+                self.begin_wait(view, waiting_for.clone());
+                let deadline = self.gate_deadline(self.now);
+                self.with_run(|run| run.deadline_at = deadline);
+            }
+            // Of several hooks another one may hold the gate after the first; the wait is the same, with its time.
             self.with_run(|run| {
-                run.deadline_at = deadline;
+                run.waiting_for = Some(waiting_for);
                 run.message = Some(format!(
                     "The confirm-rollout gate {hook} is closed; nothing is started until it opens."
                 ));

@@ -275,6 +275,139 @@ fn each_way_a_run_ends_or_stands_still_is_told_once() {
     }
 }
 
+/// What the closed gates of the run were told by, oldest first.
+fn told_of_gates(cluster: &Cluster) -> Vec<String> {
+    let alerts = cluster.status().alerts;
+    alerts
+        .into_iter()
+        .filter(|alert| alert.reason == "GateClosed")
+        .map(|alert| alert.message)
+        .collect()
+}
+
+const INCREASE: &str = "Canary traffic increase is waiting for approval.";
+const PROMOTION: &str = "Canary promotion is waiting for approval.";
+
+/// At the last step, where the gate before the next raise is closed.
+fn at_a_closed_gate(hooks: &str) -> Cluster {
+    let mut cluster = with_chat_and(&format!(", webhooks: [{hooks}]"));
+    cluster.deploy("podinfo:2");
+    while cluster.status().run.is_none_or(|run| run.step < 2) {
+        cluster.advance(1);
+    }
+    cluster.answer_hook("confirm-traffic-increase/gate", refused());
+    cluster.answer_hook("confirm-promotion/gate", refused());
+    cluster.advance(60);
+    assert_eq!(told_of_gates(&cluster), [INCREASE]);
+    cluster
+}
+
+#[test]
+fn each_gate_of_a_step_is_told_once_whatever_it_is_called() {
+    for (first, second) in [("gate", "gate"), ("gate", "other")] {
+        let mut cluster = at_a_closed_gate(&format!(
+            "{{name: {first}, type: confirm-traffic-increase, url: 'http://hooks.test/1'}},
+             {{name: {second}, type: confirm-promotion, url: 'http://hooks.test/2'}}"
+        ));
+        let step = cluster.status().run.unwrap().step;
+        cluster.answer_hook("confirm-promotion/other", refused());
+        cluster.answer_hook("confirm-traffic-increase/gate", HookAnswer::Passed);
+        cluster.run_until(Phase::WaitingPromotion);
+        assert_eq!(cluster.status().run.unwrap().step, step, "the same step");
+        assert_eq!(told_of_gates(&cluster), [INCREASE, PROMOTION], "{second}");
+        // Nor is either told again, by whoever goes on from this status, however long the gate stays closed.
+        cluster.alert_outcomes.clear();
+        cluster.advance(600);
+        assert_eq!(told_of_gates(&cluster), [INCREASE, PROMOTION], "{second}");
+    }
+}
+
+#[test]
+fn two_hooks_of_one_gate_that_close_one_after_the_other_are_both_told() {
+    for (kind, text) in [
+        ("confirm-rollout", "Canary is waiting for approval."),
+        ("confirm-traffic-increase", INCREASE),
+        ("confirm-promotion", PROMOTION),
+    ] {
+        let mut cluster = with_chat_and(&format!(
+            ", webhooks: [{{name: first, type: {kind}, url: 'http://hooks.test/1'}},
+               {{name: second, type: {kind}, url: 'http://hooks.test/2'}}]"
+        ));
+        cluster.answer_hook("first", refused());
+        cluster.answer_hook("second", refused());
+        cluster.deploy("podinfo:2").advance(60);
+        assert_eq!(told_of_gates(&cluster), [text], "{kind}");
+        cluster.answer_hook("first", HookAnswer::Passed);
+        cluster.advance(60);
+        let run = cluster.status().run.unwrap();
+        assert_eq!(run.waiting_for.as_deref(), Some("gate second"), "{kind}");
+        assert_eq!(told_of_gates(&cluster), [text, text], "{kind}");
+        // One that closes again while the other is waited for was told.
+        cluster.answer_hook("first", refused());
+        cluster.advance(60);
+        assert_eq!(told_of_gates(&cluster), [text, text], "{kind}");
+        cluster.answer_hook("first", HookAnswer::Passed);
+        cluster.answer_hook("second", HookAnswer::Passed);
+        cluster.run_until(Phase::Succeeded);
+        let keys: std::collections::BTreeSet<String> = cluster
+            .status()
+            .alerts
+            .into_iter()
+            .map(|alert| alert.key)
+            .collect();
+        assert_eq!(keys.len(), cluster.status().alerts.len(), "{kind}");
+    }
+}
+
+#[test]
+fn a_primary_that_goes_dark_again_after_it_stood_is_told_again_but_not_each_flicker() {
+    let mut cluster = with_chat();
+    let told = |cluster: &Cluster| {
+        let alerts = cluster.status().alerts;
+        let diverted = alerts
+            .iter()
+            .filter(|alert| alert.reason == "TrafficDiverted");
+        diverted.count()
+    };
+    // Held at this step by a check without data, so that the run does not go on meanwhile.
+    cluster.deploy("podinfo:2").advance(5);
+    cluster.answer_metric(SUCCESS_RATE, Measurement::NoData("nothing".to_owned()));
+    let step = cluster.status().run.unwrap().step;
+    cluster.endpoints("podinfo-primary", 0).advance(5);
+    assert_eq!(told(&cluster), 1);
+    for _ in 0..5 {
+        cluster.endpoints("podinfo-primary", 2).advance(3);
+        assert!(!cluster.status().run.unwrap().diverted);
+        cluster.endpoints("podinfo-primary", 0).advance(3);
+        assert!(cluster.status().run.unwrap().diverted);
+    }
+    assert_eq!(told(&cluster), 1, "flicker");
+    cluster.endpoints("podinfo-primary", 2).advance(60);
+    cluster.endpoints("podinfo-primary", 0).advance(5);
+    assert_eq!(told(&cluster), 2);
+    assert_eq!(cluster.status().run.unwrap().step, step, "the same step");
+}
+
+#[test]
+fn what_was_told_before_an_update_is_not_told_again_after_it() {
+    let mut cluster = at_a_closed_gate(
+        "{name: gate, type: confirm-traffic-increase, url: 'http://hooks.test/1'}",
+    );
+    let name = cluster.canary_name();
+    // As versions before this one wrote it.
+    cluster.edit(&name, |canary| {
+        let run = canary["status"]["run"]["id"].as_str().unwrap().to_owned();
+        let alerts = canary["status"]["alerts"].as_array_mut().unwrap();
+        alerts.last_mut().unwrap()["key"] = json!(format!("{run}/2/GateClosed"));
+    });
+    cluster.alert_outcomes.clear();
+    cluster.advance(600);
+    assert_eq!(told_of_gates(&cluster), [INCREASE]);
+    sent(&mut cluster);
+    cluster.advance(10);
+    assert_eq!(last(&cluster).sent, ["test/chat"]);
+}
+
 #[test]
 fn a_muted_hook_is_told_by_no_alert() {
     let hook = ", webhooks: [{name: gate, type: confirm-promotion, muteAlert: true, url: 'http://hooks.test/gate'}]";

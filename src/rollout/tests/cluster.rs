@@ -190,6 +190,7 @@ spec:
         self
     }
 
+    /// What a hook answers, by its name or by `TYPE/NAME`.
     pub fn answer_hook(&mut self, name: &str, answer: HookAnswer) -> &mut Self {
         self.hooks.insert(name.to_owned(), answer);
         self
@@ -528,7 +529,11 @@ spec:
                 } else {
                     HookAnswer::Passed
                 };
-                Finding::Hook(self.hooks.get(&call.name).cloned().unwrap_or(usual))
+                // Hooks of different gates may bear one name; `hook/KIND/…` is how the question's key begins.
+                let kind = need.key.split('/').nth(1).unwrap_or_default();
+                let answer = self.hooks.get(&format!("{kind}/{}", call.name));
+                let answer = answer.or_else(|| self.hooks.get(&call.name));
+                Finding::Hook(answer.cloned().unwrap_or(usual))
             }
         }
     }
