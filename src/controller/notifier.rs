@@ -372,11 +372,11 @@ impl Notifier {
     fn message(&self, job: &Job, template: Option<&str>, link: Option<&str>) -> Message {
         let (canary, alert, cluster) = (&*job.canary, &job.alert, self.setting.cluster.as_str());
         let home = &canary.metadata.namespace;
-        // The canary's own template goes before the provider's.
+        // The canary's own template goes before the provider's, if it is of an entry that this alert is for.
         let own = canary.spec.analysis.alerts.iter().find_map(|one| {
             let reference = &one.provider_ref;
             let name = format!("{}/{}", reference.namespace_or(home), reference.name);
-            (name == job.provider)
+            (name == job.provider && alert.severity >= one.severity())
                 .then_some(one.template.as_deref())
                 .flatten()
         });

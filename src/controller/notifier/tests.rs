@@ -469,3 +469,61 @@ async fn whoever_cannot_be_told_is_named_with_the_reason() {
     let desk = Desk::open(true).await;
     assert_eq!(desk.failure("test/chat").await, "the canary is gone");
 }
+
+#[tokio::test]
+async fn a_template_is_used_for_the_alerts_that_its_entry_wants_and_for_no_others() {
+    let desk = Desk::open(false).await;
+    let with = |entries: Value, severity: &str| {
+        let object = json!({
+            "apiVersion": "flagger.app/v1beta1", "kind": "Canary",
+            "metadata": {"name": KEY.1, "namespace": KEY.0, "uid": "uid"},
+            "spec": {"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "podinfo"},
+                "service": {"port": 80}, "analysis": {"alerts": entries}},
+            "status": {"alerts": [{"key": "a", "severity": severity, "message": "hello", "pending": ["test/chat"]}]},
+        });
+        let canary = Arc::new(Canary::decode(&object).unwrap());
+        let alert = canary.status_or_default().alerts.remove(0);
+        let job = Job {
+            canary,
+            alert,
+            provider: "test/chat".to_owned(),
+        };
+        desk.notifier
+            .message(&job, Some("provider: {{ .message }}"), None)
+            .text
+    };
+    let chat = |severity: &str, template: Option<&str>| {
+        let mut entry =
+            json!({"name": "chat", "severity": severity, "providerRef": {"name": "chat"}});
+        if let Some(template) = template {
+            entry["template"] = json!(template);
+        }
+        entry
+    };
+    let page = || chat("error", Some("PAGE {{ .message }}"));
+    let all = || chat("info", None);
+    let elsewhere = json!({"name": "x", "severity": "info", "providerRef": {"name": "pager"}, "template": "no"});
+    for (entries, severity, text) in [
+        (json!([page(), all()]), "info", "provider: hello"),
+        (json!([page(), all()]), "warn", "provider: hello"),
+        (json!([page(), all()]), "error", "PAGE hello"),
+        (json!([all(), page()]), "error", "PAGE hello"),
+        (json!([all(), page()]), "info", "provider: hello"),
+        (
+            json!([chat("", Some("all {{ .message }}")), page()]),
+            "info",
+            "all hello",
+        ),
+        (
+            json!([elsewhere, page(), chat("warn", Some("warn"))]),
+            "warn",
+            "warn",
+        ),
+    ] {
+        assert_eq!(
+            with(entries.clone(), severity),
+            text,
+            "{severity}: {entries}"
+        );
+    }
+}
