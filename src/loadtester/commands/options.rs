@@ -21,7 +21,7 @@ pub(super) enum Meaning<T> {
 pub(super) struct Known<T: 'static>(pub &'static [&'static str], pub Meaning<T>);
 
 /// Options whose values may be secrets: no error repeats them.
-const UNTOLD: [&str; 12] = [
+const UNTOLD: [&str; 17] = [
     "H",
     "h",
     "header",
@@ -34,6 +34,11 @@ const UNTOLD: [&str; 12] = [
     "b",
     "cookie",
     "d",
+    "data",
+    "data-ascii",
+    "data-binary",
+    "data-raw",
+    "json",
 ];
 
 /// How short options may be written.
@@ -80,7 +85,9 @@ pub(super) fn read<T>(
         while let Some((at, letter)) = letters.next() {
             let name = &dashed[at..at + letter.len_utf8()];
             let after = letters.as_str();
-            let meaning = find(table, name).ok_or_else(|| unknown(table, word))?;
+            // What follows the letter may be a value, and a secret.
+            let until = &word[..1 + at + letter.len_utf8()];
+            let meaning = find(table, name).ok_or_else(|| unknown(table, until))?;
             if takes_value(meaning) {
                 let value = (!after.is_empty()).then_some(after);
                 apply(meaning, name, value, &mut words, into)?;
