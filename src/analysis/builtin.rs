@@ -139,7 +139,7 @@ pub const OBSERVERS: [Observer; 15] = [
     Observer {
         name: "osm",
         requests: "osm_request_total",
-        selector: r#"destination_namespace="{N}", destination_kind="Deployment", destination_name="{T}""#,
+        selector: r#"destination_namespace="{N}", destination_kind="{Kind}", destination_name="{T}""#,
         success: r#"response_code!~"5.*""#,
         duration: Duration::Percentile("osm_request_duration_ms_bucket", ""),
         duration_selector: None,
@@ -368,7 +368,8 @@ impl Names<'_> {
         ];
         let mut out = selector
             .replace("{POD}", pod_suffix(self.kind))
-            .replace("{KIND}", kind_label(self.kind));
+            .replace("{KIND}", kind_label(self.kind))
+            .replace("{Kind}", kind(self.kind));
         for (key, name) in names {
             out = out
                 .replace(&format!("{{{key}}}"), &quotable(name))
@@ -385,6 +386,14 @@ fn pod_suffix(kind: TargetKind) -> &'static str {
     match kind {
         TargetKind::DaemonSet => "[0-9a-zA-Z]+",
         _ => "[0-9a-zA-Z]+(-[0-9a-zA-Z]+)",
+    }
+}
+
+/// The kind as Kubernetes writes it, and OSM after it.
+fn kind(kind: TargetKind) -> &'static str {
+    match kind {
+        TargetKind::DaemonSet => "DaemonSet",
+        _ => "Deployment",
     }
 }
 
@@ -744,16 +753,26 @@ mod tests {
     }
 
     #[test]
-    fn linkerd_names_a_daemon_set_by_its_kind() {
+    fn meshes_name_a_daemon_set_by_its_kind() {
         let names = Names {
             kind: TargetKind::DaemonSet,
             ..NAMES
         };
-        let query = observer_for("linkerd").success_rate(names, "1m");
-        assert!(
-            query.contains(r#"daemonset=~"podinfo", direction="inbound""#),
-            "{query}"
-        );
+        for (observer, selector) in [
+            ("linkerd", r#"daemonset=~"podinfo", direction="inbound""#),
+            (
+                "osm",
+                r#"destination_kind="DaemonSet", destination_name="podinfo""#,
+            ),
+        ] {
+            let observer = observer_for(observer);
+            for query in [
+                observer.success_rate(names, "1m"),
+                observer.duration(names, "1m"),
+            ] {
+                assert!(query.contains(selector), "{query}");
+            }
+        }
     }
 
     #[test]
