@@ -2,8 +2,7 @@
 //! the receiver asks for, and after the deadline it is given up. No redirect leads to another host.
 
 use super::Request;
-use http::{HeaderMap, header};
-use jiff::Timestamp;
+use crate::providers::http::retry_after;
 use reqwest::{Client, Proxy, StatusCode, redirect};
 use std::collections::HashMap;
 use std::error::Error as _;
@@ -217,16 +216,6 @@ async fn attempt(client: &Client, request: &Request, time: Duration) -> Result<(
     } else {
         Err(Failure::Lasting(why))
     }
-}
-
-/// `Retry-After`: seconds, or a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-    Duration::try_from(date.duration_since(Timestamp::now())).ok()
 }
 
 /// The innermost cause, which does not know the URL.

@@ -2,6 +2,7 @@
 //! host. A failed call is an error to be told, never a verdict.
 
 use backon::{ExponentialBuilder, Retryable};
+use jiff::Timestamp;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Client, Method, StatusCode, Url, redirect};
 use std::error::Error as _;
@@ -281,12 +282,7 @@ async fn attempt(
             }));
         }
     }
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.trim().parse().ok())
-        .map(Duration::from_secs);
+    let retry_after = retry_after(response.headers());
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
         if body.len() + chunk.len() > MAX_ANSWER {
@@ -304,6 +300,16 @@ async fn attempt(
         });
     }
     Ok(answer)
+}
+
+/// What `Retry-After` asks for: seconds, or a date that is still to come (RFC 9110, section 10.2.3).
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    Duration::try_from(date.duration_since(Timestamp::now())).ok()
 }
 
 /// The innermost cause of an error, without the URL, which may hold secrets.

@@ -89,17 +89,15 @@ impl Server {
     }
 }
 
+const TIMING: Timing = Timing {
+    attempt: Duration::from_millis(400),
+    overall: Duration::from_millis(1500),
+    first_wait: Duration::from_millis(5),
+    retries: 2,
+};
+
 fn providers() -> Providers {
-    Providers::new(
-        Timing {
-            attempt: Duration::from_millis(400),
-            overall: Duration::from_millis(1500),
-            first_wait: Duration::from_millis(5),
-            retries: 2,
-        },
-        super::Surroundings::of_variables([].into()),
-    )
-    .unwrap()
+    Providers::new(TIMING, super::Surroundings::of_variables([].into())).unwrap()
 }
 
 fn vector(values: &[&str]) -> String {
@@ -282,6 +280,53 @@ async fn retry_after_is_kept_where_there_is_time_and_ends_the_call_where_there_i
         error("status 429: slow down")
     );
     assert_eq!(long.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn retry_after_may_be_a_date() {
+    let at = |seconds: i64| {
+        move |count: usize, _: &str| {
+            if count == 1 {
+                let date = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+                let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    [(header::RETRY_AFTER, date)],
+                    "slow down",
+                )
+                    .into_response()
+            } else {
+                vector(&["1"]).into_response()
+            }
+        }
+    };
+    let patient = Providers::new(
+        Timing {
+            overall: Duration::from_secs(10),
+            ..TIMING
+        },
+        super::Surroundings::of_variables([].into()),
+    )
+    .unwrap();
+    // The date has whole seconds.
+    let short = Server::start(at(2)).await;
+    let begun = std::time::Instant::now();
+    assert_eq!(
+        patient.ask(&short.request("")).await,
+        Measurement::Value(1.0)
+    );
+    assert!(begun.elapsed() >= Duration::from_millis(900));
+    let long = Server::start(at(3600)).await;
+    assert_eq!(
+        providers().ask(&long.request("")).await,
+        error("status 503: slow down")
+    );
+    assert_eq!(long.seen().len(), 1);
+    let past = Server::start(at(-3600)).await;
+    assert_eq!(
+        providers().ask(&past.request("")).await,
+        Measurement::Value(1.0)
+    );
 }
 
 #[tokio::test]
