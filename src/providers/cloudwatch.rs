@@ -279,6 +279,10 @@ fn read(request: &QueryRequest, queries: &Value, answer: &Value) -> Result<Measu
     };
     let at = began.map(|began| began + period(queries, first["Id"].as_str()));
     let point = number(newest("/Values")?)?.map(|value| Point { value, at });
+    if point.is_some() && at.is_none() {
+        let why = "the newest value has no time, so nothing says how old it is";
+        return Ok(Measurement::NoData(why.to_owned()));
+    }
     Ok(among(
         measured(request, point),
         Several::First(results.len()),
