@@ -66,13 +66,32 @@ fn call(request: &QueryRequest, query: &str) -> Result<Call, String> {
 /// The query over the last interval, unless it names a span itself.
 fn since(query: &str, seconds: u64) -> String {
     let query = one_line(query);
-    if query
-        .split(' ')
+    if unquoted(&query)
+        .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.'))
         .any(|word| word.eq_ignore_ascii_case("since"))
     {
         return query;
     }
     format!("{query} SINCE {seconds} seconds ago")
+}
+
+/// A query without its texts ('…', "…") and quoted names (`…`), in which a backslash takes its meaning from what follows it.
+fn unquoted(query: &str) -> String {
+    let mut bare = String::new();
+    let mut characters = query.chars();
+    while let Some(character) = characters.next() {
+        bare.push(if "'\"`".contains(character) {
+            while let Some(inner) = characters.next().filter(|inner| *inner != character) {
+                if inner == '\\' {
+                    characters.next();
+                }
+            }
+            ' '
+        } else {
+            character
+        });
+    }
+    bare
 }
 
 fn read(request: &QueryRequest, answer: &Value) -> Result<Measurement, String> {
@@ -118,7 +137,25 @@ mod tests {
             since("SELECT average(duration)\n  FROM Transaction", 60),
             "SELECT average(duration) FROM Transaction SINCE 60 seconds ago"
         );
-        let own = "SELECT count(*) FROM Transaction since 5 minutes ago";
-        assert_eq!(since(own, 60), own);
+        for own in [
+            "SELECT count(*) FROM Transaction since 5 minutes ago",
+            "SELECT count(*) FROM Transaction WHERE name = 'it\\'s' SINCE 5 minutes ago",
+            "SINCE 5 minutes ago SELECT count(*) FROM Transaction",
+            "SELECT count(*) FROM Transaction WHERE (name = 'a')SINCE 5 minutes ago",
+        ] {
+            assert_eq!(since(own, 60), own);
+        }
+    }
+
+    #[test]
+    fn a_text_or_a_name_that_says_since_is_no_span() {
+        for query in [
+            "SELECT count(*) FROM Log WHERE message LIKE '% since %'",
+            "SELECT count(*) FROM Log WHERE message = 'it\\'s down since noon'",
+            "SELECT count(`up since`) FROM Log",
+            "SELECT count(up.since) FROM Log WHERE since_boot > 5",
+        ] {
+            assert_eq!(since(query, 60), format!("{query} SINCE 60 seconds ago"));
+        }
     }
 }
