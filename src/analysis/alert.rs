@@ -10,16 +10,24 @@ const LONGEST_TEXT: usize = 3000;
 /// Reasons that Flagger tells the canary's settings with.
 const WITH_SETTINGS: [&str; 2] = ["Initialized", "NewRevision"];
 
-/// The text of a message: the template's, or the alert's own where there is none.
+/// The text of a message: the template's, or the alert's own where there is none. What a template says itself is the receiver's markup;
+/// what it shows of the alert may come from outside, and is written by `words`.
 pub fn text(
     template: Option<&str>,
     canary: &Canary,
     alert: &AlertRecord,
     cluster: &str,
+    words: fn(&str) -> String,
 ) -> Result<String, TemplateError> {
+    let shown = AlertRecord {
+        message: words(&alert.message),
+        cause: words(&alert.cause),
+        checks: alert.checks.iter().map(|check| words(check)).collect(),
+        ..alert.clone()
+    };
     let text = match template.filter(|template| !template.is_empty()) {
-        None => alert.message.clone(),
-        Some(template) => render(template, canary, alert, cluster)?,
+        None => shown.message,
+        Some(template) => render(template, canary, &shown, cluster)?,
     };
     Ok(text.chars().take(LONGEST_TEXT).collect())
 }
@@ -195,7 +203,14 @@ mod tests {
     fn without_a_template_the_text_is_the_message() {
         let canary = canary(&json!({"stepWeight": 10}));
         for template in [None, Some("")] {
-            let text = text(template, &canary, &alert("ThresholdReached"), "").unwrap();
+            let text = text(
+                template,
+                &canary,
+                &alert("ThresholdReached"),
+                "",
+                str::to_owned,
+            )
+            .unwrap();
             assert_eq!(text, "Failed checks threshold reached 2");
         }
     }
@@ -209,11 +224,31 @@ mod tests {
                 Some(template),
                 &canary,
                 &alert("ThresholdReached"),
-                "europe"
+                "europe",
+                str::to_owned,
             )
             .unwrap(),
             "@here podinfo.test run 3 on europe: Failed checks threshold reached 2"
         );
+    }
+
+    #[test]
+    fn markup_is_what_the_template_says_and_nothing_of_what_it_shows() {
+        let canary = canary(&json!({"stepWeight": 10}));
+        let alert = AlertRecord {
+            message: "<m>".to_owned(),
+            cause: "<c>".to_owned(),
+            checks: vec!["<1>".to_owned(), "<2>".to_owned()],
+            ..alert("ThresholdReached")
+        };
+        let words = |text: &str| text.replace('<', "[");
+        let template = "<!here> {{ .message }} {{ .cause }} {{ .checks }}";
+        for (template, expected) in [(Some(template), "<!here> [m> [c> [1>; [2>"), (None, "[m>")] {
+            assert_eq!(
+                text(template, &canary, &alert, "", words).unwrap(),
+                expected
+            );
+        }
     }
 
     #[test]

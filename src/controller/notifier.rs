@@ -9,7 +9,7 @@ use super::queue::{CanaryKey, Queue};
 use super::tenure::Tenure;
 use crate::analysis::alert as texts;
 use crate::api::{AlertProvider, AlertRecord, Canary};
-use crate::notify::{Message, Receiver, Sender, request};
+use crate::notify::{Message, Receiver, Sender, Words, request, words_for};
 use crate::object::{Object, Reading, kinds};
 use crate::providers::Credentials;
 use crate::rollout::{AlertOutcome, CONTROLLER, provider_of};
@@ -281,7 +281,12 @@ impl Notifier {
             Ok(found) => found,
             Err(why) => return Some(Err(why)),
         };
-        let message = self.message(job, template.as_deref(), link.as_deref());
+        let message = self.message(
+            job,
+            words_for(receiver.kind),
+            template.as_deref(),
+            link.as_deref(),
+        );
         let request = match request(&message, &receiver) {
             Ok(request) => request,
             Err(why) => return Some(Err(why)),
@@ -369,7 +374,13 @@ impl Notifier {
         Some(Err(format!("{name} can't be read: {why}")))
     }
 
-    fn message(&self, job: &Job, template: Option<&str>, link: Option<&str>) -> Message {
+    fn message(
+        &self,
+        job: &Job,
+        words: Words,
+        template: Option<&str>,
+        link: Option<&str>,
+    ) -> Message {
         let (canary, alert, cluster) = (&*job.canary, &job.alert, self.setting.cluster.as_str());
         let home = &canary.metadata.namespace;
         // The canary's own template goes before the provider's, if it is of an entry that this alert is for.
@@ -381,9 +392,9 @@ impl Notifier {
                 .flatten()
         });
         // An alert with a plain text is better than none.
-        let text = texts::text(own.or(template), canary, alert, cluster).unwrap_or_else(|error| {
+        let text = texts::text(own.or(template), canary, alert, cluster, words).unwrap_or_else(|error| {
             tracing::warn!(canary = %canary.metadata.namespaced_name(), to = job.provider, %error, "the alert's template can't be used");
-            alert.message.clone()
+            words(&alert.message)
         });
         let link = texts::link(link, canary, alert, cluster).unwrap_or_else(|error| {
             tracing::warn!(canary = %canary.metadata.namespaced_name(), to = job.provider, %error, "the alert's link can't be used");

@@ -52,7 +52,7 @@ pub struct Message {
     pub phase: String,
     /// When it happened.
     pub at: Timestamp,
-    /// What is told.
+    /// What is told, in the receiver's markup: what came from outside went through [`words_for`].
     pub text: String,
     /// Why, with the numbers; may be empty.
     pub cause: String,
@@ -176,6 +176,17 @@ struct Form {
     /// Whether it takes a token.
     takes_token: bool,
     read: Option<Reader>,
+    /// How words from outside are written in a text, so that they are no markup there.
+    words: Words,
+}
+
+/// Writes words from outside, such as the last ones of a pod, in the markup of a receiver.
+pub type Words = fn(&str) -> String;
+
+/// How a text for a receiver of this type must write words from outside.
+#[must_use]
+pub fn words_for(kind: AlertProviderType) -> Words {
+    form_of(kind).words
 }
 
 const PLAIN: Form = Form {
@@ -184,6 +195,7 @@ const PLAIN: Form = Form {
     content_type: "application/json",
     takes_token: false,
     read: None,
+    words: str::to_owned,
 };
 
 /// The registry: how the receivers of a type are told.
@@ -192,6 +204,7 @@ fn form_of(kind: AlertProviderType) -> Form {
         AlertProviderType::Slack => Form {
             takes_token: true,
             read: Some(slack::read),
+            words: slack::words,
             ..PLAIN
         },
         AlertProviderType::MsTeams => Form {
@@ -201,10 +214,12 @@ fn form_of(kind: AlertProviderType) -> Form {
         AlertProviderType::Discord => Form {
             body: discord::body,
             path: discord::PATH,
+            words: chat::words,
             ..PLAIN
         },
         AlertProviderType::Rocket => Form {
             body: rocket::body,
+            words: chat::words,
             ..PLAIN
         },
         AlertProviderType::GoogleChat => Form {

@@ -7,6 +7,15 @@ pub(super) fn body(message: &Message, receiver: &Receiver) -> Value {
     chat::body(message, receiver, ("good", "danger"))
 }
 
+/// Slack's markup is made of `&`, `<` and `>`, and they are written as entities where they are none of it
+/// (<https://docs.slack.dev/messaging/formatting-message-text/#escaping>). Mattermost takes the same messages, and there `@here` is enough.
+pub(super) fn words(text: &str) -> String {
+    chat::words(text)
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
 /// Errors of the API that pass by themselves.
 const PASSING: [&str; 5] = [
     "ratelimited",

@@ -88,6 +88,56 @@ fn nothing_is_sent_that_is_not_known() {
     assert!(alert["labels"].get("cluster").is_none() && alert.get("generatorURL").is_none());
 }
 
+/// What a pod may have said last, and an address in it that is none of anybody's.
+const LAST_WORDS: &str =
+    "<!channel> @Here @everyone: a < b && c@all.test <https://evil.test|ok> x@sha256:1 @hereby";
+
+#[test]
+fn words_from_outside_are_no_markup_and_call_nobody() {
+    let calm = "<!channel> @\u{200b}Here @\u{200b}everyone: a < b && c@\u{200b}all.test <https://evil.test|ok> x@sha256:1 @hereby";
+    let escaped = calm
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
+    let mut told = message();
+    told.fields = vec![("Cause".to_owned(), LAST_WORDS.to_owned())];
+    for (kind, place, expected) in [
+        (
+            AlertProviderType::Slack,
+            "/attachments/0/fields/0/value",
+            escaped.as_str(),
+        ),
+        (
+            AlertProviderType::Discord,
+            "/attachments/0/fields/0/value",
+            calm,
+        ),
+        (
+            AlertProviderType::Rocket,
+            "/attachments/0/fields/0/value",
+            calm,
+        ),
+        (
+            AlertProviderType::MsTeams,
+            "/attachments/0/content/body/2/facts/0/value",
+            LAST_WORDS,
+        ),
+    ] {
+        let sent = request(&told, &receiver(kind, "https://chat.test/hook")).unwrap();
+        let found = sent.body.pointer(place).and_then(Value::as_str);
+        assert_eq!(found, Some(expected), "{kind}: {:#}", sent.body);
+    }
+    // Whatever a text has come to, Discord calls nobody for it.
+    let sent = request(
+        &told,
+        &receiver(AlertProviderType::Discord, "https://chat.test/hook"),
+    );
+    assert_eq!(
+        sent.unwrap().body["allowed_mentions"],
+        serde_json::json!({"parse": []})
+    );
+}
+
 #[test]
 fn discord_and_alertmanager_have_paths_of_their_own() {
     for (kind, address, expected) in [

@@ -37,7 +37,10 @@ async fn serve(
 ) -> Response {
     if let Some(receiver) = uri.path().strip_prefix("/receivers/") {
         let event: Value = serde_json::from_slice(&body).unwrap();
-        let id = event["id"].as_str().unwrap().to_owned();
+        // Chat services get no id; there the text says which it is.
+        let id = event["id"].as_str();
+        let id = id.or(event["attachments"][0]["text"].as_str());
+        let id = id.unwrap().to_owned();
         let authorization = headers.get("authorization");
         let authorization = authorization.map_or("", |value| value.to_str().unwrap());
         world.told.send_modify(|told| {
@@ -489,7 +492,7 @@ async fn a_template_is_used_for_the_alerts_that_its_entry_wants_and_for_no_other
             provider: "test/chat".to_owned(),
         };
         desk.notifier
-            .message(&job, Some("provider: {{ .message }}"), None)
+            .message(&job, str::to_owned, Some("provider: {{ .message }}"), None)
             .text
     };
     let chat = |severity: &str, template: Option<&str>| {
@@ -526,4 +529,20 @@ async fn a_template_is_used_for_the_alerts_that_its_entry_wants_and_for_no_other
             "{severity}: {entries}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_a_chat_is_told_is_written_in_its_markup() {
+    let desk = Desk::open(true).await.with_the_canary_known().await;
+    let desk = desk.with_a_provider("chat");
+    desk.holds(
+        "/apis/flagger.app/v1beta1/namespaces/test/alertproviders/chat",
+        json!({"metadata": {"name": "chat", "namespace": "test", "resourceVersion": "4"},
+            "spec": {"type": "slack", "secretRef": {"name": "chat-secret"}, "template": "<!here> {{ .message }}"}}),
+    );
+    desk.look(&[("<!channel>", &["test/chat"])]);
+    assert_eq!(
+        desk.told(1).await,
+        named(&[("chat", "<!here> &lt;!channel&gt;")])
+    );
 }
