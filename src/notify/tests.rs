@@ -88,6 +88,106 @@ fn nothing_is_sent_that_is_not_known() {
     assert!(alert["labels"].get("cluster").is_none() && alert.get("generatorURL").is_none());
 }
 
+/// Where Serin's payloads differ from Flagger's on purpose, each with why. Of what Flagger sends everything else is there and the same.
+const DIFFERENT_FROM_FLAGGER: [(AlertProviderType, &str, &str); 2] = [
+    (
+        AlertProviderType::Slack,
+        "/attachments/0/fields/1/value",
+        "Slack's markup is escaped in words from outside",
+    ),
+    (
+        AlertProviderType::GoogleChat,
+        "/cards/0/sections/2/widgets/0/textParagraph/text",
+        "HTML is escaped in words from outside",
+    ),
+];
+
+/// What is in `flaggers` and not the same in `ours`: places below `place`.
+fn differences(flaggers: &Value, ours: &Value, place: &str, into: &mut Vec<String>) {
+    match (flaggers, ours) {
+        (Value::Object(fields), Value::Object(others)) => {
+            for (name, value) in fields {
+                let other = others.get(name).unwrap_or(&Value::Null);
+                differences(value, other, &format!("{place}/{name}"), into);
+            }
+        }
+        (Value::Array(items), Value::Array(others)) => {
+            for (index, value) in items.iter().enumerate() {
+                let other = others.get(index).unwrap_or(&Value::Null);
+                differences(value, other, &format!("{place}/{index}"), into);
+            }
+        }
+        _ if flaggers == ours => {}
+        _ => into.push(place.to_owned()),
+    }
+}
+
+/// The kind of everything in a value, and nothing of what it says.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), shape(value)))
+            .collect(),
+        Value::Array(items) => items.iter().map(shape).collect(),
+        Value::String(_) => Value::from("text"),
+        Value::Number(_) => Value::from("number"),
+        Value::Bool(_) => Value::from("flag"),
+        Value::Null => Value::Null,
+    }
+}
+
+#[test]
+fn whatever_flagger_sends_is_sent() {
+    let recorded = golden("flagger.json");
+    let recorded = recorded.as_object().unwrap();
+    assert_eq!(recorded.len(), 5, "{:?}", recorded.keys());
+    for (name, severities) in recorded {
+        let kind: AlertProviderType = name.parse().unwrap();
+        let severities = severities.as_object().unwrap();
+        assert_eq!(severities.len(), 3, "{name}");
+        for (severity, flaggers) in severities {
+            let told = Message {
+                severity: severity.parse().unwrap(),
+                ..message()
+            };
+            let receiver = Receiver {
+                // Flagger knows the form of the old connector only.
+                format: TeamsFormat::MessageCard,
+                ..receiver(kind, "https://chat.test/hook")
+            };
+            let sent = request(&told, &receiver).unwrap();
+            assert_eq!(
+                (flaggers["method"].as_str(), flaggers["path"].as_str()),
+                (Some("POST"), Some(sent.url.path())),
+                "{name}"
+            );
+            assert_eq!(
+                flaggers["contentType"].as_str(),
+                sent.headers["content-type"].to_str().ok(),
+                "{name}"
+            );
+            let mut different = Vec::new();
+            differences(&flaggers["body"], &sent.body, "", &mut different);
+            let on_purpose: Vec<&str> = DIFFERENT_FROM_FLAGGER
+                .iter()
+                .filter(|(whose, ..)| *whose == kind)
+                .map(|(_, place, _)| *place)
+                .collect();
+            assert_eq!(
+                different, on_purpose,
+                "{name}, {severity}: {:#}\nFlagger: {flaggers:#}",
+                sent.body
+            );
+            // What differs on purpose differs in its words alone.
+            let (theirs, ours) = (shape(&flaggers["body"]), shape(&sent.body));
+            let mut different = Vec::new();
+            differences(&theirs, &ours, "", &mut different);
+            assert!(different.is_empty(), "{name}, {severity}: {different:?}");
+        }
+    }
+}
+
 /// What a pod may have said last, and an address in it that is none of anybody's.
 const LAST_WORDS: &str =
     "<!channel> @Here @everyone: a < b && c@all.test <https://evil.test|ok> x@sha256:1 @hereby";
