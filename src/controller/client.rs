@@ -672,7 +672,11 @@ fn query_escape(text: &str) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::analysis::{Measurement, ProviderConfig};
+    use crate::api::MetricProviderType;
     use crate::object::kinds;
+    use crate::providers::http::Timing;
+    use crate::providers::{Providers, QueryRequest, Surroundings};
 
     #[test]
     fn paths_follow_group_scope_and_name() {
@@ -766,6 +770,116 @@ mod tests {
             text.contains("GET /apis/x/v1/y: the answer is larger than 4194304 bytes"),
             "{text}"
         );
+    }
+
+    /// A server on this machine that gives these answers one after the other, the last one for ever, and counts who asks.
+    async fn serve(
+        answers: Vec<axum::response::Response<String>>,
+        slow: bool,
+    ) -> (String, Arc<Mutex<usize>>) {
+        let count = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&count);
+        let app = axum::Router::new().fallback(move || {
+            let nth = {
+                let mut count = counted.lock().unwrap();
+                *count += 1;
+                *count - 1
+            };
+            let (head, body) = answers[nth.min(answers.len() - 1)].clone().into_parts();
+            async move {
+                if slow {
+                    std::future::pending::<()>().await;
+                }
+                axum::response::Response::from_parts(head, axum::body::Body::from(body))
+            }
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        (address, count)
+    }
+
+    /// What comes of a question to a backend that the API server at this address answers for.
+    async fn ask(backend: (MetricProviderType, &str), address: &str) -> Measurement {
+        let mut config = kube::Config::new(address.parse().unwrap());
+        config.auth_info.token = Some("s3cret-of-the-controller".to_owned().into());
+        let (_configs, config) = watch::channel(config);
+        let api: Arc<dyn ApiServer> = Arc::new(KubeApi::following(config).unwrap());
+        let timing = Timing {
+            overall: Duration::from_secs(5),
+            ..Timing::default()
+        };
+        let surroundings = Surroundings::of_variables([].into()).in_cluster(api);
+        let request = QueryRequest {
+            config: ProviderConfig {
+                provider_type: backend.0,
+                ..ProviderConfig::default()
+            },
+            credentials: None,
+            query: backend.1.to_owned(),
+            interval: Duration::from_mins(1),
+            now: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let providers = Providers::new(timing, surroundings).unwrap();
+        providers.ask(&request).await
+    }
+
+    #[tokio::test]
+    async fn backends_behind_the_api_server_keep_the_contract_on_bad_days() {
+        let answer = |status: u16, headers: &[(&str, &str)], body: &str| {
+            let head = axum::response::Response::builder().status(status);
+            let head = headers
+                .iter()
+                .fold(head, |head, (name, value)| head.header(*name, *value));
+            head.body(body.to_owned()).unwrap()
+        };
+        let at = "1970-01-01T00:00:00Z";
+        let good = json!({
+            "status": {"value": "3", "lastUpdated": at},
+            "items": [{"value": "3", "timestamp": at}],
+        })
+        .to_string();
+        let good = || answer(200, &[], &good);
+        for backend in [
+            (MetricProviderType::Keptn, "keptnmetric/shop/response-time"),
+            (MetricProviderType::ExternalMetrics, "shop/queue-length"),
+        ] {
+            let limited = answer(429, &[("retry-after", "1")], r#"{"message": "slow down"}"#);
+            let (address, asked) = serve(vec![limited, good()], false).await;
+            let begun = std::time::Instant::now();
+            assert_eq!(ask(backend, &address).await, Measurement::Value(3.0));
+            assert!(begun.elapsed() >= Duration::from_secs(1), "{backend:?}");
+            assert_eq!(*asked.lock().unwrap(), 2, "{backend:?}");
+
+            let (elsewhere, visits) = serve(vec![good()], false).await;
+            for status in [301, 302, 307, 308] {
+                let moved = answer(status, &[("location", &elsewhere)], "");
+                let (address, _) = serve(vec![moved], false).await;
+                let Measurement::Error(why) = ask(backend, &address).await else {
+                    panic!("{backend:?} took a redirect for an answer")
+                };
+                assert!(why.contains(&status.to_string()), "{why}");
+            }
+            assert_eq!(*visits.lock().unwrap(), 0, "the token got elsewhere");
+
+            let (address, _) =
+                serve(vec![answer(200, &[], &" ".repeat(MAX_ANSWER + 1))], false).await;
+            let Measurement::Error(why) = ask(backend, &address).await else {
+                panic!("{backend:?} took a huge answer")
+            };
+            assert!(
+                why.contains("the answer is larger than 4194304 bytes"),
+                "{why}"
+            );
+
+            let (address, _) = serve(vec![good()], true).await;
+            let begun = std::time::Instant::now();
+            let Measurement::Error(why) = ask(backend, &address).await else {
+                panic!("{backend:?} had an answer that never came")
+            };
+            assert!(why.contains("did not answer within 5s"), "{why}");
+            assert!(begun.elapsed() < Duration::from_secs(9), "{backend:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use super::exchange::{self, Point, Several, among, headers, measured, sensitive};
 use super::http::Http;
-use super::surroundings::{ClusterError, Surroundings, escaped, is_name};
+use super::surroundings::{self, ClusterError, Surroundings, escaped, is_name};
 use super::{Provider, QueryRequest};
 use crate::analysis::{Measurement, external_metric};
 use crate::object::Kind;
@@ -39,7 +39,8 @@ impl ExternalMetrics {
     async fn read(&self, http: &Http, request: &QueryRequest, path: &str) -> Result<Value, String> {
         if request.config.address.is_none() {
             let cluster = self.surroundings.cluster()?;
-            return cluster.get(path).await.map_err(|error| told(&error));
+            let found = surroundings::read(&**cluster, http, path).await;
+            return found.map_err(|error| told(&error));
         }
         let mut url = exchange::url(request, "")?;
         let base = url.path().trim_end_matches('/').to_owned();

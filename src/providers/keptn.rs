@@ -4,7 +4,7 @@
 
 use super::exchange::{self, Point, measured};
 use super::http::Http;
-use super::surroundings::{ApiServer, ClusterError, Surroundings, is_name};
+use super::surroundings::{self, ApiServer, ClusterError, Surroundings, is_name};
 use super::{Provider, QueryRequest};
 use crate::analysis::{Measurement, keptn_parts};
 use crate::object::Kind;
@@ -49,9 +49,11 @@ impl Keptn {
         self
     }
 
-    async fn ask(&self, request: &QueryRequest) -> Result<Measurement, String> {
+    async fn ask(&self, http: &Http, request: &QueryRequest) -> Result<Measurement, String> {
         match Question::of(&request.query)? {
-            Question::Metric { namespace, name } => self.metric(request, &namespace, &name).await,
+            Question::Metric { namespace, name } => {
+                self.metric(http, request, &namespace, &name).await
+            }
             Question::Analysis(question) => {
                 let cluster = Arc::clone(self.surroundings.cluster()?);
                 let (period, patience) = (self.period, self.patience);
@@ -65,15 +67,14 @@ impl Keptn {
 
     async fn metric(
         &self,
+        http: &Http,
         request: &QueryRequest,
         namespace: &str,
         name: &str,
     ) -> Result<Measurement, String> {
         let path = format!("{}/{name}", collection(&METRIC, namespace));
-        let found = self
-            .surroundings
-            .cluster()?
-            .get(&path)
+        let cluster = self.surroundings.cluster()?;
+        let found = surroundings::read(&**cluster, http, &path)
             .await
             .map_err(|error| told(&format!("KeptnMetric {name}.{namespace}"), &error))?;
         let status = &found["status"];
@@ -104,16 +105,20 @@ impl Keptn {
 impl Provider for Keptn {
     fn query<'a>(
         &'a self,
-        _http: &'a Http,
+        http: &'a Http,
         request: &'a QueryRequest,
     ) -> BoxFuture<'a, Measurement> {
-        Box::pin(async { self.ask(request).await.unwrap_or_else(Measurement::Error) })
+        Box::pin(async {
+            self.ask(http, request)
+                .await
+                .unwrap_or_else(Measurement::Error)
+        })
     }
 
     /// Whether the object that the query names can be read. Flagger takes Keptn for always there.
     fn probe<'a>(
         &'a self,
-        _http: &'a Http,
+        http: &'a Http,
         request: &'a QueryRequest,
     ) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async {
@@ -127,7 +132,8 @@ impl Provider for Keptn {
                     format!("{}?limit=1", collection(&ANALYSIS, &question.namespace)),
                 ),
             };
-            let answer = self.surroundings.cluster()?.get(&path).await;
+            let cluster = self.surroundings.cluster()?;
+            let answer = surroundings::read(&**cluster, http, &path).await;
             answer.map(|_| ()).map_err(|error| told(&what, &error))
         })
     }

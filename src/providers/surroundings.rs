@@ -1,6 +1,7 @@
 //! What backends find around the controller: its environment and files, in which clouds leave an identity, and the API server of its own
 //! cluster. Backends get it when they are made, and nothing of it ever goes to an address that a template names.
 
+use super::http::Http;
 use futures::future::BoxFuture;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -37,6 +38,22 @@ pub trait ApiServer: Send + Sync {
     ) -> BoxFuture<'a, Result<Value, ClusterError>>;
     /// Deletes.
     fn delete<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<(), ClusterError>>;
+}
+
+/// Reads within the time that a call to a backend may take in all: the controller's own client has more patience.
+pub(super) async fn read(
+    cluster: &dyn ApiServer,
+    http: &Http,
+    path: &str,
+) -> Result<Value, ClusterError> {
+    let overall = http.timing().overall;
+    tokio::time::timeout(overall, cluster.get(path))
+        .await
+        .unwrap_or_else(|_| {
+            Err(ClusterError::Failed(format!(
+                "the API server did not answer within {overall:?}"
+            )))
+        })
 }
 
 type Environment = dyn Fn(&str) -> Option<String> + Send + Sync;

@@ -254,3 +254,33 @@ async fn a_key_that_is_none_says_what_is_wrong_and_nothing_of_itself() {
     }
     assert_eq!(*google.seen.lock().unwrap(), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn a_signed_claim_follows_no_redirect_to_another_host() {
+    let (elsewhere, other) = start(3600, false).await;
+    let (google, api) = start(3600, false).await;
+    for status in [301, 302, 307, 308] {
+        let target = format!("http://{other}/token");
+        let app = Router::new().fallback(move || {
+            let target = target.clone();
+            let status = StatusCode::from_u16(status).unwrap();
+            async move { (status, [("location", target)]) }
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tokens = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let asked = request(&[("project", "shop-1"), ("serviceAccountKey", &key(&tokens))]);
+        let Measurement::Error(why) = providers(&api, &[]).ask(&asked).await else {
+            panic!("{status} was taken for a token")
+        };
+        assert!(
+            why.contains("the service account's key can't be exchanged for a token")
+                && why.contains(&format!(
+                    "{tokens} redirects to {other}, and credentials are not sent to another host"
+                )),
+            "{status}: {why}"
+        );
+    }
+    assert!(elsewhere.seen.lock().unwrap().is_empty());
+    assert!(google.seen.lock().unwrap().is_empty());
+}
