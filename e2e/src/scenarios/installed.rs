@@ -529,7 +529,37 @@ pub async fn chart_renders(bed: &Bed) -> Result<()> {
         bed.namespace(namespace).await?;
     }
     renders(bed, "serin", "chart-values").await?;
-    renders(bed, "loadtester", "loadtester-values").await
+    renders(bed, "loadtester", "loadtester-values").await?;
+    loadtester_flags(bed).await
+}
+
+/// Shells and tokens are what their values say, and nothing by default.
+async fn loadtester_flags(bed: &Bed) -> Result<()> {
+    let chart = project_root()?.join("charts/loadtester");
+    let chart = chart.to_str().context("the path is not UTF-8")?;
+    let shell = "- --allow-shell";
+    let tokens = "- --token-dir=/etc/loadtester/tokens";
+    for (set, given) in [
+        (&[][..], &[][..]),
+        (&["--set", "cmd.allowShell=true"], &[shell]),
+        (&["--set", "tokens.secretName=ours"], &[tokens]),
+    ] {
+        let template = ["template", "loadtester", chart];
+        let rendered = bed.helm(template.into_iter().chain(set.to_vec())).await?;
+        let lines: Vec<&str> = rendered.lines().map(str::trim).collect();
+        for flag in [shell, tokens] {
+            ensure!(
+                lines.contains(&flag) == given.contains(&flag),
+                "{set:?} and the flag {flag} do not go together"
+            );
+        }
+        let mounted = ["secretName: ours", "mountPath: /etc/loadtester/tokens"];
+        ensure!(
+            mounted.iter().all(|line| lines.contains(line)) == given.contains(&tokens),
+            "{set:?}: the Secret of the tokens"
+        );
+    }
+    Ok(())
 }
 
 async fn renders(bed: &Bed, chart: &str, files: &str) -> Result<()> {
