@@ -56,7 +56,7 @@ pub const OF_CONDITIONS: [Reason; 27] = [
     ),
     (
         "RouteNotFound",
-        "a route that `spec.routeRef` names does not exist; nothing is changed until it does",
+        "a route that `spec.routeRef` or `spec.ingressRef` names does not exist; nothing is changed until it does",
     ),
     (
         "RouteNotReadable",
@@ -64,7 +64,7 @@ pub const OF_CONDITIONS: [Reason; 27] = [
     ),
     (
         "RouteUnfit",
-        "a route that `spec.routeRef` names does not name both sides as it must; nothing is changed until it does",
+        "a route that `spec.routeRef` or `spec.ingressRef` names does not lead to the sides as it must; nothing is changed until it does",
     ),
     (
         "RouteNotWritable",

@@ -3,11 +3,12 @@
 
 use super::{
     Applied, Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router,
-    RoutingSettings, Split, Weight, capabilities, companion, refuse_errors, weighted,
+    RoutingSettings, Split, Weight, capabilities, companion, refuse_errors,
 };
 use crate::api::Canary;
 use crate::object::{Kind, Object, ObjectRef, Write, kinds};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const KIND: Kind = kinds::APISIX_ROUTE;
 /// Flagger's; an entry of the user with as much gets one more.
@@ -49,16 +50,31 @@ impl Router for Apisix {
         let canary = request.canary;
         refuse_errors(self.refusals(canary))?;
         let (name, target) = names(canary)?;
-        let source = companion::source(&name, live)?;
+        let reading = live(&target);
+        let (source, entries) = match source(canary, &name, request.split, live) {
+            Ok(found) => found,
+            Err(why) => {
+                return companion::without_source(
+                    canary,
+                    (&target, &reading),
+                    request.split,
+                    |object| split(canary, object),
+                    |object| {
+                        let entries = reweighted(canary, object, request.split)?;
+                        Some(json!({"spec": {"http": entries}}))
+                    },
+                    why,
+                );
+            }
+        };
         let mut spec = source.at("/spec").clone();
-        spec["http"] = entries(canary, &name, &source, request.split)?;
+        spec["http"] = entries;
         if let Some(spec) = spec.as_object_mut() {
             // Connections are served by the user's route.
             spec.remove("stream");
             spec.remove("tcp");
         }
         let annotations = companion::annotations(&source, |_| false);
-        let reading = live(&target);
         let whole = (&reading, ["http"].as_slice());
         let write = companion::apply(canary, &target, &source, annotations, &spec, whole)?;
         Ok(write.into_iter().collect())
@@ -70,9 +86,20 @@ impl Router for Apisix {
         _: &RoutingSettings,
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
-        let (_, target) = names(canary)?;
+        let (name, target) = names(canary)?;
+        let source = source(canary, &name, Split::PRIMARY, live).err();
         let split = |object: &Object| split(canary, object);
-        weighted::observed(&target, &live(&target), split, applied)
+        companion::observed((&target, &live(&target)), source, split, applied)
+    }
+
+    fn unfit(&self, canary: &Canary, live: &Lookup<'_>) -> Vec<RouteError> {
+        names(canary).map_or_else(
+            |_| Vec::new(),
+            |(name, target)| {
+                let source = source(canary, &name, Split::PRIMARY, live).err();
+                companion::unfit(&live(&target), source)
+            },
+        )
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {
@@ -100,6 +127,18 @@ fn names(canary: &Canary) -> Result<(ObjectRef, ObjectRef), RouteError> {
         KIND.named(namespace, name),
         KIND.named(namespace, &format!("{name}-{}-canary", canary.apex_name())),
     ))
+}
+
+/// The user's route and its entries with both sides as backends.
+fn source(
+    canary: &Canary,
+    name: &ObjectRef,
+    split: Split,
+    live: &Lookup<'_>,
+) -> Result<(Arc<Object>, Value), RouteError> {
+    let route = companion::source(name, live)?;
+    let entries = entries(canary, name, &route, split)?;
+    Ok((route, entries))
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
@@ -152,6 +191,28 @@ fn entries(
         )));
     }
     Ok(entries.into())
+}
+
+/// The entries of the companion with other weights; nothing where there is none, or one has other backends than the two sides.
+fn reweighted(canary: &Canary, companion: &Object, split: Split) -> Option<Value> {
+    let sides = [
+        (canary.primary_service_name(), split.primary()),
+        (canary.canary_service_name(), split.canary),
+    ];
+    let mut entries = companion.at("/spec/http").clone();
+    for entry in entries.as_array_mut()? {
+        let backends = entry["backends"].as_array_mut()?;
+        for (name, weight) in &sides {
+            let mut named = backends
+                .iter_mut()
+                .filter(|backend| backend["serviceName"] == *name);
+            named.next()?["weight"] = json!(weight.percent());
+        }
+        if backends.len() != sides.len() {
+            return None;
+        }
+    }
+    (entries != json!([])).then_some(entries)
 }
 
 /// The weights of the entries, which must say the same.

@@ -4,12 +4,15 @@
 //! ```text
 //!   Ingress app (the user's) ──▶ Service app ─▶ primary        Ingress app-canary (the companion) ──▶ Service app-canary
 //! ```
+//!
+//! Should the user's object go in mid-run, the companion leads to the canary all the same: it has hosts and paths of its own. So the way
+//! back needs the companion alone, and only raises need both.
 
 use super::route_object::{self, TOOLKIT_ANNOTATIONS};
-use super::{Lookup, RouteError};
+use super::{Applied, Lookup, Observed, RouteError, Split, weighted};
 use crate::api::Canary;
 use crate::object::{
-    Expect, Kind, Object, ObjectRef, Reading, Write, apply_if_needed, canonical_json, seal,
+    Expect, Kind, Object, ObjectRef, Patch, Reading, Write, apply_if_needed, canonical_json, seal,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -35,6 +38,17 @@ pub fn source(name: &ObjectRef, live: &Lookup<'_>) -> Result<Arc<Object>, RouteE
         Reading::Absent => Err(RouteError::Missing(Box::new(name.clone()))),
         Reading::Unknown(why) => Err(RouteError::Unknown(Box::new(name.clone()), why)),
     }
+}
+
+/// The user's Ingress, where at least one of its paths leads to the apex Service.
+pub fn ingress(
+    canary: &Canary,
+    name: &ObjectRef,
+    live: &Lookup<'_>,
+) -> Result<Arc<Object>, RouteError> {
+    let ingress = source(name, live)?;
+    rules(canary, name, &ingress, |path| vec![path.clone()])?;
+    Ok(ingress)
 }
 
 /// The annotations of the user's object, without those that belong to it alone and those that `apart` picks.
@@ -119,6 +133,61 @@ pub fn apply(
         expect: Expect::unchanged(object),
         object: seal(desired),
     }))
+}
+
+/// The way back of a companion whose user's object is gone, can't be read or leads elsewhere, which `why` says: the live companion takes
+/// `split` over where the canary gets no more by it than it has now. `says` is the merge patch for that, or nothing where the companion is
+/// not fit for one: then it goes, and nobody is led to the canary. What is refused, and what is left to do once the companion says so,
+/// is `why`.
+pub fn without_source(
+    canary: &Canary,
+    (target, live): (&ObjectRef, &Reading),
+    split: Split,
+    carried: impl FnOnce(&Object) -> Option<Split>,
+    says: impl FnOnce(&Object) -> Option<Value>,
+    why: RouteError,
+) -> Result<Vec<Write>, RouteError> {
+    let Some(object) = own(canary, target, live)? else {
+        return Err(why);
+    };
+    let carried = carried(object);
+    let raised = carried.is_none_or(|carried| split.canary > carried.canary);
+    if carried == Some(split) || raised && split != Split::PRIMARY {
+        return Err(why);
+    }
+    let target = target.clone();
+    let expect = Expect::unchanged(object);
+    Ok(vec![match says(object) {
+        Some(patch) => Write::Patch {
+            target,
+            patch: Patch::Merge(patch),
+            expect,
+        },
+        None => Write::Delete { target, expect },
+    }])
+}
+
+/// What the companion says. One that is not there leads nobody to the canary; as long as it can be made, that is no split yet.
+pub fn observed(
+    (target, live): (&ObjectRef, &Reading),
+    source: Option<RouteError>,
+    split: impl FnOnce(&Object) -> Option<Split>,
+    applied: impl FnOnce(&Object) -> Applied,
+) -> Result<Observed, RouteError> {
+    let mut observed = weighted::observed(target, live, split, applied)?;
+    if source.is_some() && *live == Reading::Absent {
+        observed.split = Some(Split::PRIMARY);
+        observed.applied = Applied::Yes;
+    }
+    Ok(observed)
+}
+
+/// Why a companion that is not there can't be made.
+pub fn unfit(live: &Reading, source: Option<RouteError>) -> Vec<RouteError> {
+    source
+        .filter(|_| *live == Reading::Absent)
+        .into_iter()
+        .collect()
 }
 
 /// The deletion of the companion, so that nobody is sent to the canary's Service while that is being collected; nothing where it is gone,

@@ -16,6 +16,7 @@ const GOLDEN: &str = "routes-ingress";
 #[derive(Clone, Default)]
 struct Cluster {
     objects: BTreeMap<ObjectRef, Arc<Object>>,
+    unreadable: Option<ObjectRef>,
     writes: u32,
 }
 
@@ -36,6 +37,9 @@ impl Cluster {
     }
 
     fn read(&self, name: &ObjectRef) -> Reading {
+        if self.unreadable.as_ref() == Some(name) {
+            return Reading::Unknown("timeout".into());
+        }
         self.objects.get(name).map_or(Reading::Absent, |object| {
             Reading::Present(Arc::clone(object))
         })
@@ -79,8 +83,16 @@ impl Cluster {
                 }
                 self.add(live);
             }
+            Write::Patch {
+                patch: Patch::Merge(change),
+                ..
+            } => {
+                let mut live = self.objects[&target].value().clone();
+                merge(&mut live, change);
+                self.add(live);
+            }
             Write::Delete { .. } => drop(self.objects.remove(&target)),
-            Write::Patch { .. } | Write::Together(_) => panic!("{write:?}"),
+            Write::Together(_) => panic!("{write:?}"),
         }
     }
 
@@ -99,6 +111,20 @@ fn forget(stored: &mut Value, owned: &Value, wanted: &Value) {
             } else if let Some(inner) = stored.get_mut(key) {
                 forget(inner, value, &wanted[key]);
             }
+        }
+    }
+}
+
+fn merge(live: &mut Value, change: &Value) {
+    let Some(change) = change.as_object() else {
+        *live = change.clone();
+        return;
+    };
+    for (key, value) in change {
+        if value.is_null() {
+            live.as_object_mut().unwrap().remove(key);
+        } else {
+            merge(&mut live[key], value);
         }
     }
 }
@@ -200,6 +226,24 @@ impl Story {
     fn annotation(&self, key: &str) -> Value {
         self.route()["metadata"]["annotations"][key].clone()
     }
+
+    /// The annotations of a companion by which requests are steered.
+    fn steering(&self) -> Value {
+        let annotations = self.route()["metadata"]["annotations"].clone();
+        let steers = |key: &str| key.contains("io/canary") || key.starts_with("zalando.org/");
+        let found = annotations.as_object().unwrap().clone().into_iter();
+        found.filter(|(key, _)| steers(key)).collect()
+    }
+
+    /// The user's object that a companion is made from.
+    fn source(&self) -> ObjectRef {
+        self.router.objects(&self.canary)[0].clone()
+    }
+
+    fn unfit(&self) -> Vec<RouteError> {
+        let read = |name: &ObjectRef| self.cluster.read(name);
+        self.router.unfit(&self.canary, &read)
+    }
 }
 
 #[test]
@@ -227,6 +271,9 @@ const SPLITS: [&str; 5] = [
     "skipper-split",
     "apisix-split",
 ];
+
+/// One of each that builds on an object of the user.
+const COMPANIONS: [&str; 3] = ["nginx-split", "skipper-split", "apisix-split"];
 
 #[test]
 fn each_split_is_written_whole_and_read_back() {
@@ -588,7 +635,7 @@ fn an_object_of_somebody_else_is_left_alone_and_named() {
             .unwrap();
         assert_eq!(removal, [], "{case}");
     }
-    for case in ["nginx-split", "skipper-split", "apisix-split"] {
+    for case in COMPANIONS {
         let mut story = Story::of(case);
         story.converge(Split::PRIMARY);
         let target = story.target();
@@ -604,16 +651,19 @@ fn an_object_of_somebody_else_is_left_alone_and_named() {
 
 #[test]
 fn given_no_object_of_the_user_or_none_that_leads_to_the_apex_then_the_canary_says_so() {
-    for case in ["nginx-split", "skipper-split", "apisix-split"] {
+    for case in COMPANIONS {
         let mut story = Story::of(case);
-        let source = story.router.objects(&story.canary)[0].clone();
+        let source = story.source();
+        assert_eq!(story.unfit(), [], "{case}");
         let mut other = story.clone();
         story.cluster.objects.remove(&source);
+        let missing = RouteError::Missing(Box::new(source.clone()));
         assert_eq!(
             story.desired(Split::PRIMARY),
-            Err(RouteError::Missing(Box::new(source.clone()))),
+            Err(missing.clone()),
             "{case}"
         );
+        assert_eq!(story.unfit(), [missing], "{case}");
         other.cluster.edit(&source, |object| {
             let text = object["spec"]
                 .to_string()
@@ -625,6 +675,7 @@ fn given_no_object_of_the_user_or_none_that_leads_to_the_apex_then_the_canary_sa
             error.contains("leads to Service podinfo"),
             "{case}: {error}"
         );
+        assert_eq!(other.unfit()[0].to_string(), error, "{case}");
         let nameless = Story::of(case).with(|spec| {
             spec.ingress_ref = None;
             spec.route_ref = None;
@@ -637,10 +688,147 @@ fn given_no_object_of_the_user_or_none_that_leads_to_the_apex_then_the_canary_sa
     }
 }
 
+/// What may become of the user's object in mid-run, so that nothing can be made of it.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Deleted,
+    Unreadable,
+    LeadsElsewhere,
+}
+
+impl Story {
+    fn befalls(&mut self, fate: Fate) {
+        let source = self.source();
+        match fate {
+            Fate::Deleted => drop(self.cluster.objects.remove(&source)),
+            Fate::Unreadable => self.cluster.unreadable = Some(source),
+            Fate::LeadsElsewhere => self.cluster.edit(&source, |object| {
+                let text = object["spec"].to_string();
+                let text = text.replace(r#""podinfo""#, r#""elsewhere""#);
+                object["spec"] = serde_json::from_str(&text).unwrap();
+            }),
+        }
+    }
+
+    /// Writes once, and then has nothing more to write, which is told.
+    fn go_back(&mut self, split: Split) {
+        let writes = self.desired(split).unwrap();
+        let [write] = writes.as_slice() else {
+            panic!("{writes:?}");
+        };
+        self.cluster.carry_out(write);
+        assert_eq!(self.observed().split, Some(split));
+        assert!(self.desired(split).is_err());
+    }
+}
+
+#[test]
+fn given_the_users_object_gone_in_mid_run_then_only_the_way_back_is_open_until_it_returns() {
+    for case in COMPANIONS {
+        for fate in [Fate::Deleted, Fate::Unreadable, Fate::LeadsElsewhere] {
+            let mut story = Story::of(case);
+            let expected = |split| {
+                let mut story = Story::of(case);
+                story.converge(split);
+                (story.route()["spec"].clone(), story.steering())
+            };
+            story.converge(Split::canary(30));
+            let before = story.cluster.clone();
+            story.befalls(fate);
+            assert_eq!(story.observed().split, Some(Split::canary(30)), "{case}");
+            for raise in [30, 31, 100] {
+                let error = story.desired(Split::canary(raise)).unwrap_err();
+                let text = error.to_string();
+                assert!(text.contains(&story.source().name), "{case}: {text}");
+            }
+            story.go_back(Split::canary(10));
+            assert!(story.desired(Split::canary(30)).is_err(), "{case}");
+            story.go_back(Split::PRIMARY);
+            let now = (story.route()["spec"].clone(), story.steering());
+            assert_eq!(now, expected(Split::PRIMARY), "{case} {fate:?}");
+            // The object is back, and all goes on.
+            let source = story.source();
+            story.cluster.unreadable = None;
+            story.cluster.add(before.objects[&source].value().clone());
+            story.converge(Split::PRIMARY);
+            story.converge(Split::canary(40));
+            let now = (story.route()["spec"].clone(), story.steering());
+            assert_eq!(now, expected(Split::canary(40)), "{case} {fate:?}");
+        }
+    }
+}
+
+#[test]
+fn given_a_companion_changed_by_a_hand_and_no_object_of_the_user_then_nobody_is_led_to_the_canary()
+{
+    let edits: [(&str, Edit); 4] = [
+        ("nginx-split", |route| {
+            let annotations = &mut route["metadata"]["annotations"];
+            annotations["nginx.ingress.kubernetes.io/canary-by-header"] = json!("x-test");
+        }),
+        ("skipper-split", |route| {
+            let annotations = &mut route["metadata"]["annotations"];
+            annotations["zalando.org/backend-weights"] = json!("{}");
+            annotations["zalando.org/skipper-predicate"] = json!("Weight(7)");
+        }),
+        ("apisix-split", |route| {
+            route["spec"]["http"][0]["backends"][1]["serviceName"] = json!("elsewhere");
+        }),
+        ("apisix-split", |route| {
+            route["spec"]["http"] = json!([]);
+        }),
+    ];
+    for (case, edit) in edits {
+        let mut story = Story::of(case);
+        story.converge(Split::canary(30));
+        let target = story.target();
+        story.cluster.edit(&target, edit);
+        story.befalls(Fate::Deleted);
+        assert_eq!(story.observed().split, None, "{case}");
+        assert!(story.desired(Split::canary(10)).is_err(), "{case}");
+        story.go_back(Split::PRIMARY);
+        assert_eq!(story.unfit().len(), usize::from(case == "apisix-split"));
+    }
+}
+
+#[test]
+fn given_an_ab_test_and_no_ingress_then_its_conditions_are_taken_away() {
+    let mut story = Story::of("nginx-ab-header-and-cookie");
+    story.converge(Split::CANARY);
+    story.befalls(Fate::Deleted);
+    story.go_back(Split::PRIMARY);
+    let steering = story.steering();
+    assert_eq!(
+        steering,
+        json!({
+            "nginx.ingress.kubernetes.io/canary": "true",
+            "nginx.ingress.kubernetes.io/canary-weight": "0",
+        })
+    );
+}
+
+#[test]
+fn a_predicate_of_the_user_outlives_their_ingress() {
+    let mut story = Story::of("skipper-split");
+    let (source, predicate) = (story.source(), "zalando.org/skipper-predicate");
+    story.cluster.edit(&source, |object| {
+        object["metadata"]["annotations"][predicate] = json!("Header(\"a\", \"b\")");
+    });
+    story.converge(Split::canary(30));
+    story.befalls(Fate::Deleted);
+    story.go_back(Split::PRIMARY);
+    assert_eq!(
+        story.annotation(predicate),
+        "False() && Header(\"a\", \"b\")"
+    );
+    story.cluster.objects.remove(&story.target());
+    assert_eq!(story.observed().split, Some(Split::PRIMARY));
+}
+
 #[test]
 fn given_a_change_of_the_users_object_in_mid_run_then_the_companion_follows_with_the_split_of_the_run()
  {
-    for case in ["nginx-split", "skipper-split", "apisix-split"] {
+    for case in COMPANIONS {
         let mut story = Story::of(case);
         let split = Split::canary(20);
         story.converge(split);
@@ -726,7 +914,7 @@ fn given_an_ab_test_that_ends_then_nothing_of_its_conditions_stays() {
 
 #[test]
 fn the_companion_goes_before_the_services_when_the_canary_is_deleted() {
-    for case in ["nginx-split", "skipper-split", "apisix-split"] {
+    for case in COMPANIONS {
         let mut story = Story::of(case);
         story.converge(Split::canary(20));
         let finalize = |story: &Story| {

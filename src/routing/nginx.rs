@@ -6,11 +6,11 @@
 use super::session_cookie::literal;
 use super::{
     Applied, Capabilities, Condition, Lookup, Observed, Refusal, RouteError, RouteRequest, Router,
-    RoutingSettings, Split, Weight, capabilities, companion, refuse_errors, weighted,
+    RoutingSettings, Split, Weight, capabilities, companion, refuse_errors,
 };
 use crate::api::{Canary, HeaderMatch};
 use crate::object::{Expect, Object, ObjectRef, Patch, Reading, Write, kinds};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// The router for ingress-nginx.
@@ -50,10 +50,22 @@ impl Router for Nginx {
         let canary = request.canary;
         refuse_errors(self.refusals(canary))?;
         let (name, target) = names(canary)?;
-        let source = companion::source(&name, live)?;
         let reading = live(&target);
         let steering = Steering::of(request.settings);
         let says = steering.annotations(canary, request.split);
+        let source = match companion::ingress(canary, &name, live) {
+            Ok(source) => source,
+            Err(why) => {
+                return companion::without_source(
+                    canary,
+                    (&target, &reading),
+                    request.split,
+                    |object| steering.split(canary, object),
+                    |object| Some(steering.patch(object, &says)),
+                    why,
+                );
+            }
+        };
         // What others wrote can't be taken away by an apply: it comes with the next pass.
         if let Some(object) = companion::own(canary, &target, &reading)?
             && let Some(write) = steering.take_away(&target, object, &says)
@@ -82,10 +94,15 @@ impl Router for Nginx {
         settings: &RoutingSettings,
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
-        let (_, target) = names(canary)?;
+        let (name, target) = names(canary)?;
+        let source = companion::ingress(canary, &name, live).err();
         // Nothing in an Ingress tells how far it is; the drain time covers what a controller needs to read it.
         let split = |object: &Object| Steering::of(settings).split(canary, object);
-        weighted::observed(&target, &live(&target), split, |_| Applied::Yes)
+        companion::observed((&target, &live(&target)), source, split, |_| Applied::Yes)
+    }
+
+    fn unfit(&self, canary: &Canary, live: &Lookup<'_>) -> Vec<RouteError> {
+        unfit(canary, live)
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {
@@ -113,6 +130,17 @@ pub fn names(canary: &Canary) -> Result<(ObjectRef, ObjectRef), RouteError> {
         kinds::INGRESS.named(namespace, name),
         kinds::INGRESS.named(namespace, &format!("{name}-canary")),
     ))
+}
+
+/// Why no companion can be made of the user's Ingress; nothing where there is one.
+pub fn unfit(canary: &Canary, live: &Lookup<'_>) -> Vec<RouteError> {
+    names(canary).map_or_else(
+        |_| Vec::new(),
+        |(name, target)| {
+            let source = companion::ingress(canary, &name, live).err();
+            companion::unfit(&live(&target), source)
+        },
+    )
 }
 
 const INGRESS_REF_EXPECTED: &str = "name the Ingress whose traffic shall be divided: `ingressRef: {apiVersion: networking.k8s.io/v1, kind: Ingress, name: my-ingress}`";
@@ -222,6 +250,22 @@ impl<'a> Steering<'a> {
             }
         }
         annotations
+    }
+
+    /// The merge patch by which an object steers as desired and no other way.
+    fn patch(&self, object: &Object, desired: &BTreeMap<String, String>) -> Value {
+        let mut annotations: Map<String, Value> = object
+            .annotations()
+            .into_keys()
+            .filter(|key| self.is_ours(key))
+            .map(|key| (key, Value::Null))
+            .collect();
+        annotations.extend(
+            desired
+                .iter()
+                .map(|(key, value)| (key.clone(), json!(value))),
+        );
+        json!({"metadata": {"annotations": annotations}})
     }
 
     /// The patch that takes away steering annotations that are not desired, whoever wrote them.

@@ -4,11 +4,12 @@
 
 use super::{
     Applied, Capabilities, Lookup, Observed, Refusal, RouteError, RouteRequest, Router,
-    RoutingSettings, Split, Weight, capabilities, companion, nginx, refuse_errors, weighted,
+    RoutingSettings, Split, Weight, capabilities, companion, nginx, refuse_errors,
 };
 use crate::api::Canary;
 use crate::object::{Object, ObjectRef, Write};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 const WEIGHTS: &str = "zalando.org/backend-weights";
 const PREDICATE: &str = "zalando.org/skipper-predicate";
@@ -49,7 +50,23 @@ impl Router for Skipper {
         let canary = request.canary;
         refuse_errors(self.refusals(canary))?;
         let (name, target) = nginx::names(canary)?;
-        let source = companion::source(&name, live)?;
+        let reading = live(&target);
+        let source = match companion::ingress(canary, &name, live) {
+            Ok(source) => source,
+            Err(why) => {
+                return companion::without_source(
+                    canary,
+                    (&target, &reading),
+                    request.split,
+                    |object| split_of(canary, object),
+                    |object| {
+                        let annotations = steering(canary, users(object), request.split);
+                        Some(json!({"metadata": {"annotations": annotations}}))
+                    },
+                    why,
+                );
+            }
+        };
         let sides = [canary.primary_service_name(), canary.canary_service_name()];
         let mut spec = source.at("/spec").clone();
         spec["rules"] = companion::rules(canary, &name, &source, |path| {
@@ -60,12 +77,8 @@ impl Router for Skipper {
             spec.remove("defaultBackend");
         }
         let mut annotations = companion::annotations(&source, |key| key == WEIGHTS);
-        let [primary, other] = &sides;
-        let weights = json!({primary: request.split.primary().percent(), other: request.split.canary.percent()});
-        annotations.insert(WEIGHTS.to_owned(), weights.to_string());
         let users = source.annotation(PREDICATE).unwrap_or_default();
-        annotations.insert(PREDICATE.to_owned(), predicate(users, request.split));
-        let reading = live(&target);
+        annotations.extend(steering(canary, users, request.split));
         let whole = (&reading, ["rules"].as_slice());
         let write = companion::apply(canary, &target, &source, annotations, &spec, whole)?;
         Ok(write.into_iter().collect())
@@ -77,9 +90,14 @@ impl Router for Skipper {
         _: &RoutingSettings,
         live: &Lookup<'_>,
     ) -> Result<Observed, RouteError> {
-        let (_, target) = nginx::names(canary)?;
+        let (name, target) = nginx::names(canary)?;
+        let source = companion::ingress(canary, &name, live).err();
         let split = |object: &Object| split_of(canary, object);
-        weighted::observed(&target, &live(&target), split, |_| Applied::Yes)
+        companion::observed((&target, &live(&target)), source, split, |_| Applied::Yes)
+    }
+
+    fn unfit(&self, canary: &Canary, live: &Lookup<'_>) -> Vec<RouteError> {
+        nginx::unfit(canary, live)
     }
 
     fn finalize(&self, canary: &Canary, live: &Lookup<'_>) -> Result<Vec<Write>, RouteError> {
@@ -87,6 +105,30 @@ impl Router for Skipper {
         let reading = live(&target);
         Ok(companion::remove(canary, target, &reading))
     }
+}
+
+/// The two annotations that say a split. `users` is the predicate that the user wrote.
+fn steering(canary: &Canary, users: &str, split: Split) -> BTreeMap<String, String> {
+    let weights = json!({
+        canary.primary_service_name(): split.primary().percent(),
+        canary.canary_service_name(): split.canary.percent(),
+    });
+    BTreeMap::from([
+        (WEIGHTS.to_owned(), weights.to_string()),
+        (PREDICATE.to_owned(), predicate(users, split)),
+    ])
+}
+
+/// What the user's Ingress said when the companion was written last.
+fn users(companion: &Object) -> &str {
+    let says = companion.annotation(PREDICATE).unwrap_or_default().trim();
+    let rest = [ENABLED, DISABLED]
+        .iter()
+        .find_map(|first| says.strip_prefix(first));
+    let Some(rest) = rest.map(str::trim_start) else {
+        return says;
+    };
+    rest.strip_prefix("&&").unwrap_or(rest).trim_start()
 }
 
 /// The predicate that decides who is asked first, before those that the user wrote.

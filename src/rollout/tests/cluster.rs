@@ -1017,6 +1017,8 @@ fn kind_of(object: &Object) -> crate::object::Kind {
         kinds::CONFIG_MAP,
         kinds::SECRET,
         kinds::HTTP_ROUTE,
+        kinds::INGRESS,
+        kinds::APISIX_ROUTE,
         kinds::VIRTUAL_SERVICE,
         kinds::HORIZONTAL_POD_AUTOSCALER,
         kinds::SCALED_OBJECT,

@@ -1,7 +1,7 @@
 //! Whole releases by the routers whose objects nobody answers for, and what such a router needs of the engine beside weights.
 
 use super::*;
-use crate::object::{Write, kinds};
+use crate::object::{ObjectRef, Write, kinds};
 use crate::routing::{RoutingSettings, Split, router};
 
 const FINALIZER: &str = "finalizer.flagger.app";
@@ -126,4 +126,112 @@ fn nodes_of_app_mesh_are_there_before_pods_of_the_primary_and_routes_come_after(
     assert!(position("VirtualNode", "podinfo-primary") < primary);
     assert!(position("VirtualNode", "podinfo-canary") < primary);
     assert!(position("VirtualRouter", "podinfo") > primary);
+}
+
+const INGRESS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec:
+  rules:
+  - host: app.example.com
+    http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: podinfo, port: {number: 9898}}}}]}
+";
+const APISIX_ROUTE: &str = "
+apiVersion: apisix.apache.org/v2
+kind: ApisixRoute
+metadata: {name: web}
+spec: {http: [{name: main, match: {paths: ['/*']}, backends: [{serviceName: podinfo, servicePort: 9898}]}]}
+";
+
+/// The routers that build on an object of the user, with that object.
+fn companions() -> [(&'static str, &'static str, ObjectRef); 3] {
+    [
+        ("nginx", INGRESS, kinds::INGRESS.named("test", "web")),
+        ("skipper", INGRESS, kinds::INGRESS.named("test", "web")),
+        (
+            "apisix",
+            APISIX_ROUTE,
+            kinds::APISIX_ROUTE.named("test", "web"),
+        ),
+    ]
+}
+
+/// A canary that builds on it, not initialised yet.
+fn beside(provider: &str) -> Cluster {
+    let references = "ingressRef: {apiVersion: networking.k8s.io/v1, kind: Ingress, name: web}, \
+         routeRef: {apiVersion: apisix.apache.org/v2, kind: ApisixRoute, name: web}";
+    let canary = canary_with(MEASURED, &format!(", provider: {provider}, {references}")).replace(
+        "port: 9898, gatewayRefs: [{name: gateway, namespace: infra}]",
+        "port: 9898",
+    );
+    let mut cluster = Cluster::given_canary(&canary);
+    cluster.given_deployment("podinfo:1");
+    cluster
+}
+
+#[test]
+fn given_no_object_of_the_user_then_nothing_is_changed_until_it_is_there() {
+    for (provider, object, _) in companions() {
+        let mut cluster = beside(provider);
+        cluster.run_until_calm();
+        let (_, reason, message) = cluster.condition(condition_type::ACCEPTED);
+        assert_eq!(reason, "RouteNotFound", "{provider}");
+        assert!(message.contains("web.test not found"), "{message}");
+        assert!(cluster.object(&deployment("podinfo-primary")).is_none());
+        cluster.given(object).run_until(Phase::Initialized);
+        assert_eq!(split(&cluster, provider), Some(Split::PRIMARY));
+    }
+}
+
+#[test]
+fn given_the_users_object_gone_then_a_bad_release_still_ends_on_the_primary() {
+    for (provider, object, name) in companions() {
+        for companion_too in [false, true] {
+            let mut cluster = beside(provider);
+            cluster.given(object).run_until(Phase::Initialized);
+            cluster.deploy("podinfo:2").run_until_calm();
+            assert_eq!(split(&cluster, provider), Some(Split::canary(20)));
+            let companion = cluster
+                .writes
+                .iter()
+                .map(Write::target)
+                .find(|target| target.kind == name.kind)
+                .unwrap();
+            cluster.remove(&name);
+            if companion_too {
+                cluster.remove(&companion);
+            }
+            cluster.answer_metric(SUCCESS_RATE, Measurement::Value(50.0));
+            cluster.run_until(Phase::Failed);
+            cluster.advance(30);
+            assert_eq!(split(&cluster, provider), Some(Split::PRIMARY));
+            assert_eq!(cluster.replicas("podinfo"), 0, "{provider}");
+            let (_, reason, message) = cluster.condition(condition_type::READY);
+            assert_eq!(reason, "RouteNotWritable", "{provider}: {message}");
+            // It is back, and the next release goes to its end.
+            cluster.answer_metric(SUCCESS_RATE, Measurement::Value(100.0));
+            cluster.given(object).run_until_calm();
+            cluster.deploy("podinfo:3").run_until(Phase::Succeeded);
+            assert_eq!(cluster.image("podinfo-primary"), "podinfo:3", "{provider}");
+            assert_eq!(split(&cluster, provider), Some(Split::PRIMARY));
+        }
+    }
+}
+
+#[test]
+fn given_the_users_object_gone_then_a_good_release_is_not_raised_and_goes_on_when_it_is_back() {
+    for (provider, object, name) in companions() {
+        let mut cluster = beside(provider);
+        cluster.given(object).run_until(Phase::Initialized);
+        cluster.deploy("podinfo:2").run_until_calm();
+        cluster.remove(&name).advance(15);
+        assert_eq!(split(&cluster, provider), Some(Split::canary(20)));
+        let (_, reason, message) = cluster.condition(condition_type::READY);
+        assert_eq!(reason, "RouteNotWritable", "{provider}: {message}");
+        assert!(message.contains("web.test not found"), "{message}");
+        cluster.given(object).run_until(Phase::Succeeded);
+        assert_eq!(split(&cluster, provider), Some(Split::PRIMARY));
+        assert_eq!(cluster.image("podinfo-primary"), "podinfo:2", "{provider}");
+    }
 }
