@@ -189,7 +189,7 @@ fn weights(value: &mut Value) -> Vec<&mut Value> {
 #[test]
 fn golden_objects() {
     let mut wrong = Vec::new();
-    for case in golden_tests::cases("meshes", 9) {
+    for case in golden_tests::cases("meshes", 12) {
         let router = router(case.canary.spec.provider.as_deref().unwrap()).unwrap();
         let errors: Vec<Refusal> = router
             .refusals(&case.canary)
