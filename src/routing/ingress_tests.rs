@@ -464,6 +464,26 @@ fn given_all_traffic_on_one_side_then_traefik_is_told_of_no_other() {
     }
 }
 
+/// Traefik reads a weight that is not there as 1, and divides by the sum.
+#[test]
+fn what_traefik_makes_of_its_service_is_the_split_that_was_asked_for() {
+    for percent in [0, 1, 30, 50, 99, 100] {
+        let mut story = Story::of("traefik-split");
+        story.converge(Split::canary(50));
+        story.converge(Split::canary(percent));
+        let route = story.route();
+        let services = route["spec"]["weighted"]["services"].as_array().unwrap();
+        let weight = |service: &Value| service["weight"].as_i64().unwrap_or(1);
+        let of = |name: &str| -> i64 {
+            let named = services.iter().filter(|service| service["name"] == name);
+            named.map(weight).sum()
+        };
+        let total: i64 = services.iter().map(weight).sum();
+        assert_eq!(of("podinfo-canary") * 100, percent * total, "{percent}");
+        assert_eq!(of("podinfo-primary") * 100, (100 - percent) * total);
+    }
+}
+
 /// Flagger leaves out a weight of 0, which Traefik reads as 1.
 #[test]
 fn given_flaggers_traefik_service_at_the_end_of_a_run_then_its_true_split_is_seen() {
@@ -805,6 +825,80 @@ fn given_an_ab_test_and_no_ingress_then_its_conditions_are_taken_away() {
             "nginx.ingress.kubernetes.io/canary-weight": "0",
         })
     );
+}
+
+/// Whether ingress-nginx leads a request to a canary Ingress, as its balancer reads the annotations: the header first, then the cookie, then
+/// the weight, which is 0 or 100 here.
+fn is_led(annotations: &Value, headers: &BTreeMap<&str, &str>) -> bool {
+    let says = |name: &str| annotations[format!("nginx.ingress.kubernetes.io/{name}")].as_str();
+    let header = says("canary-by-header").and_then(|name| headers.get(name));
+    if let Some(value) = header {
+        let matched = match (
+            says("canary-by-header-value"),
+            says("canary-by-header-pattern"),
+        ) {
+            (Some(wanted), _) => *value == wanted,
+            (None, Some(pattern)) => regex::Regex::new(pattern).unwrap().is_match(value),
+            (None, None) => *value == "always",
+        };
+        if matched {
+            return true;
+        }
+    }
+    let cookie = says("canary-by-cookie").and_then(|name| {
+        let mut cookies = headers.get("cookie")?.split("; ");
+        cookies.find_map(|cookie| cookie.strip_prefix(name)?.strip_prefix('='))
+    });
+    cookie == Some("always") || says("canary-weight") == Some("100")
+}
+
+#[test]
+fn an_ab_test_behind_nginx_leads_those_who_meet_its_condition_to_the_canary_and_nobody_else() {
+    type Values = &'static [&'static str];
+    let table: [(&str, Values, Values); 6] = [
+        ("exact: insider", &["insider"], &["insiders", "always"]),
+        (
+            "regex: '^shop-(window|floor)$'",
+            &["shop-window", "shop-floor"],
+            &["my-shop-floor", "shop-floor-2", "always"],
+        ),
+        // A pattern of the user's own is looked for anywhere.
+        ("regex: 'beta|rc'", &["beta", "1.2-rc3"], &["1.2", "always"]),
+        ("prefix: '2.'", &["2.", "2.0"], &["2-0", "12.0", "always"]),
+        (
+            "suffix: '+qa'",
+            &["1+qa", "+qa"],
+            &["1+qa2", "1qa", "always"],
+        ),
+        ("exact: always", &["always"], &["never"]),
+    ];
+    for (condition, inside, outside) in table {
+        let matches = format!(
+            "[{{headers: {{x-who: {{{condition}}}}}}}, {{headers: {{cookie: {{exact: side}}}}}}]"
+        );
+        let mut story = Story::of("nginx-split").with(|spec| {
+            spec.analysis.matches = serde_json::from_value(yaml(&matches)).unwrap();
+            spec.analysis.iterations = Some(10);
+        });
+        assert_eq!(story.router.refusals(&story.canary), [], "{condition}");
+        let header = |value| BTreeMap::from([("x-who", value)]);
+        let cookie = |value| BTreeMap::from([("cookie", value), ("x-who", "somebody")]);
+        for split in [Split::CANARY, Split::PRIMARY] {
+            story.converge(split);
+            let annotations = story.route()["metadata"]["annotations"].clone();
+            let led = |headers: &BTreeMap<&str, &str>| is_led(&annotations, headers);
+            let testing = split == Split::CANARY;
+            for value in inside {
+                assert_eq!(led(&header(*value)), testing, "{condition}: {value}");
+            }
+            for value in outside {
+                assert!(!led(&header(*value)), "{condition}: {value}");
+            }
+            assert_eq!(led(&cookie("a=b; side=always")), testing, "{condition}");
+            assert!(!led(&cookie("side=no")), "{condition}");
+            assert!(!led(&BTreeMap::new()), "{condition}");
+        }
+    }
 }
 
 #[test]

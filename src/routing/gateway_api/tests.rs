@@ -799,6 +799,118 @@ fn the_example_in_the_documentation_is_true() {
     assert_eq!(canonical_json(&shown), canonical_json(&found));
 }
 
+/// A request: path, headers, query parameters.
+type Sent<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [(&'a str, &'a str)]);
+
+/// How well a match of an `HTTPRoute` fits a request, by the order that the Gateway API gives; `None` where it does not.
+fn fits(entry: &Value, (path, headers, query): Sent<'_>) -> Option<(bool, usize, usize, usize)> {
+    let all = |conditions: &Value, values: &[(&str, &str)], folded: bool| -> Option<usize> {
+        let conditions = conditions.as_array().cloned().unwrap_or_default();
+        let holds = |condition: &Value| {
+            let name = condition["name"].as_str().unwrap();
+            let named =
+                |(key, _): &&(&str, &str)| *key == name || folded && key.eq_ignore_ascii_case(name);
+            let wanted = condition["value"].as_str().unwrap();
+            values.iter().find(named).is_some_and(|(_, value)| {
+                match condition["type"].as_str().unwrap_or("Exact") {
+                    "Exact" => *value == wanted,
+                    _ => regex::Regex::new(&format!("^(?:{wanted})$"))
+                        .unwrap()
+                        .is_match(value),
+                }
+            })
+        };
+        conditions.iter().all(holds).then_some(conditions.len())
+    };
+    let wanted = entry["path"]["value"].as_str().unwrap_or("/");
+    let exact = entry["path"]["type"] == "Exact";
+    let under = path.strip_prefix(wanted.trim_end_matches('/'));
+    let fits = if exact {
+        path == wanted
+    } else {
+        under.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let headers = all(&entry["headers"], headers, true)?;
+    let query = all(&entry["queryParams"], query, false)?;
+    fits.then_some((exact, wanted.len(), headers, query))
+}
+
+/// The Service that answers: that of the first rule whose match fits best.
+fn answers(route: &Object, sent: Sent<'_>) -> Option<String> {
+    let mut best = None;
+    for rule in route.at("/spec/rules").as_array().unwrap() {
+        for entry in rule["matches"].as_array().unwrap() {
+            let found = fits(entry, sent);
+            if found > best.as_ref().map(|(fits, _)| *fits) {
+                best = found.map(|fits| (fits, rule));
+            }
+        }
+    }
+    let backends = best?.1["backendRefs"].as_array().unwrap();
+    let all = backends.iter().find(|backend| backend["weight"] == 100)?;
+    Some(all["name"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn an_ab_test_by_query_and_header_sends_those_who_meet_it_to_the_canary_and_nobody_else() {
+    let test = "match: [{queryParams: {preview: {exact: '1'}}}, {queryParams: {build: {regex: '[0-9]+-rc'}}}, \
+                {headers: {X-Team: {exact: qa}}, queryParams: {side: {exact: b}}}]";
+    let plain = PLAIN.replace(
+        "maxWeight: 50, stepWeight: 10",
+        &format!("iterations: 5, {test}"),
+    );
+    let matched = plain.replace(
+        "    port: 9898\n",
+        "    port: 9898\n    match: [{uri: {prefix: /shop}, queryParams: {lang: {exact: en}}}, {uri: {exact: /till}}]\n",
+    );
+    type Texts = &'static [(&'static str, &'static str)];
+    let requests: [(Texts, Texts, bool); 10] = [
+        (&[], &[("preview", "1")], true),
+        (&[], &[("a", "b"), ("preview", "1")], true),
+        (&[], &[("preview", "2")], false),
+        (&[], &[("Preview", "1")], false),
+        (&[], &[("build", "17-rc")], true),
+        (&[], &[("build", "17-rc2")], false),
+        (&[("x-team", "qa")], &[("side", "b")], true),
+        (&[("x-team", "qa")], &[], false),
+        (&[], &[("side", "b")], false),
+        (&[], &[], false),
+    ];
+    for (canary, paths) in [
+        (canary(&plain), &["/", "/shop/1"][..]),
+        (canary(&matched), &["/shop", "/shop/1", "/till"]),
+    ] {
+        assert_eq!(V1.refusals(&canary), []);
+        for split in [Split::CANARY, Split::PRIMARY] {
+            let route = live(&canary, split);
+            for path in paths {
+                for (headers, query, inside) in requests {
+                    let side = if inside && split == Split::CANARY {
+                        "podinfo-canary"
+                    } else {
+                        "podinfo-primary"
+                    };
+                    // As in Flagger, conditions of the test take the place of the service's of the same kind, and those that are not in
+                    // the test must fit the service's.
+                    let query: Vec<(&str, &str)> = if side == "podinfo-primary" {
+                        query.iter().copied().chain([("lang", "en")]).collect()
+                    } else {
+                        query.to_vec()
+                    };
+                    let found = answers(&route, (path, headers, &query));
+                    assert_eq!(found.as_deref(), Some(side), "{path} {headers:?} {query:?}");
+                }
+            }
+            if paths.len() == 3 {
+                assert_eq!(
+                    answers(&route, ("/elsewhere", &[], &[("preview", "1")])),
+                    None
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn providers_are_found_by_flaggers_rules() {
     for (name, provider) in [

@@ -639,8 +639,22 @@ const TENANT: (&str, &str) = ("x-tenant", "a");
 /// Headers or query parameters of a request.
 type Texts = &'static [(&'static str, &'static str)];
 
+/// A request: its headers, its query parameters, and the labels of the pod that sends it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent<'a> {
+    headers: &'a [(&'a str, &'a str)],
+    query: &'a [(&'a str, &'a str)],
+    caller: &'a [(&'a str, &'a str)],
+}
+
 /// Carries out the conditions of a rule on a request, as Istio documents them.
-fn takes(rule: &Value, headers: &BTreeMap<&str, &str>, query: &BTreeMap<&str, &str>) -> bool {
+fn takes(rule: &Value, sent: Sent<'_>) -> bool {
+    let (headers, query, caller): (BTreeMap<_, _>, BTreeMap<_, _>, BTreeMap<_, _>) = (
+        sent.headers.iter().copied().collect(),
+        sent.query.iter().copied().collect(),
+        sent.caller.iter().copied().collect(),
+    );
+
     let meets = |condition: &Value, value: Option<&&str>| -> bool {
         let Some(value) = value else { return false };
         let text = |key: &str| condition[key].as_str();
@@ -656,19 +670,23 @@ fn takes(rule: &Value, headers: &BTreeMap<&str, &str>, query: &BTreeMap<&str, &s
             meets(condition, values.get(name.as_str()))
         })
     };
+    let labelled = |labels: &Value| {
+        let mut labels = labels.as_object().into_iter().flatten();
+        labels.all(|(key, value)| caller.get(key.as_str()).is_some_and(|found| value == found))
+    };
     let matches = live::list(rule, "match");
     matches.is_empty()
-        || matches
-            .iter()
-            .any(|entry| all(&entry["headers"], headers) && all(&entry["queryParams"], query))
+        || matches.iter().any(|entry| {
+            all(&entry["headers"], &headers)
+                && all(&entry["queryParams"], &query)
+                && labelled(&entry["sourceLabels"])
+        })
 }
 
-fn side(route: &Object, headers: &[(&str, &str)], query: &[(&str, &str)]) -> Option<String> {
-    let headers = headers.iter().copied().collect();
-    let query = query.iter().copied().collect();
+fn side(route: &Object, sent: Sent<'_>) -> Option<String> {
     let rule = live::list(route.at("/spec"), "http")
         .iter()
-        .find(|rule| takes(rule, &headers, &query))?;
+        .find(|rule| takes(rule, sent))?;
     let route = live::list(rule, "route");
     let chosen = route.iter().find(|entry| entry["weight"] == 100)?;
     Some(chosen["destination"]["host"].as_str()?.to_owned())
@@ -704,7 +722,14 @@ fn an_ab_test_sends_those_who_meet_a_condition_to_the_canary_and_nobody_else() {
             "podinfo-primary"
         });
         let cluster = routed(&plain, Split::CANARY);
-        let found = side(cluster.route(), headers, query);
+        let found = side(
+            cluster.route(),
+            Sent {
+                headers,
+                query,
+                caller: &[],
+            },
+        );
         assert_eq!(found.as_deref(), expected, "{headers:?} {query:?}");
         // Where the service takes only some requests the test's query parameters count too: Flagger loses them.
         let cluster = routed(&matched, Split::CANARY);
@@ -712,15 +737,84 @@ fn an_ab_test_sends_those_who_meet_a_condition_to_the_canary_and_nobody_else() {
             .into_iter()
             .chain(headers.iter().copied())
             .collect();
-        let found = side(cluster.route(), &tenant, query);
+        let found = side(
+            cluster.route(),
+            Sent {
+                headers: &tenant,
+                query,
+                caller: &[],
+            },
+        );
         assert_eq!(found.as_deref(), expected, "{tenant:?} {query:?}");
         let cluster = routed(&plain, Split::PRIMARY);
-        let found = side(cluster.route(), headers, query);
+        let found = side(
+            cluster.route(),
+            Sent {
+                headers,
+                query,
+                caller: &[],
+            },
+        );
         assert_eq!(
             found.as_deref(),
             Some("podinfo-primary"),
             "idle: {headers:?}"
         );
+    }
+}
+
+#[test]
+fn an_ab_test_by_the_caller_sends_those_pods_to_the_canary_and_no_others() {
+    let conditions = "iterations: 3, match: [{sourceLabels: {app: front, tier: web}}, \
+                      {headers: {x-user: {exact: insider}}, sourceLabels: {app: desk}}], ";
+    let services: [(Canary, Texts); 2] = [
+        (with("", conditions), &[]),
+        (
+            with(
+                "match: [{headers: {x-tenant: {exact: a}}, sourceLabels: {app: anybody}}]",
+                conditions,
+            ),
+            &[TENANT],
+        ),
+    ];
+    let insider: Texts = &[("x-user", "insider")];
+    let requests: [(Texts, Texts, bool); 8] = [
+        (&[("app", "front"), ("tier", "web")], &[], true),
+        (
+            &[("app", "front"), ("tier", "web"), ("pod", "1")],
+            &[],
+            true,
+        ),
+        (&[("app", "front")], &[], false),
+        (&[("app", "front"), ("tier", "batch")], insider, false),
+        (&[("app", "desk")], insider, true),
+        (&[("app", "desk")], &[], false),
+        // From outside of the mesh nobody brings labels.
+        (&[], insider, false),
+        (&[], &[], false),
+    ];
+    for (canary, more) in &services {
+        for split in [Split::CANARY, Split::PRIMARY] {
+            let cluster = routed(canary, split);
+            for (caller, headers, insider) in requests {
+                let headers: Vec<(&str, &str)> = headers.iter().chain(*more).copied().collect();
+                let sent = Sent {
+                    headers: &headers,
+                    caller,
+                    ..Sent::default()
+                };
+                let found = side(cluster.route(), sent);
+                let expected = if insider && split == Split::CANARY {
+                    Some("podinfo-canary")
+                } else if insider || more.is_empty() {
+                    Some("podinfo-primary")
+                } else {
+                    // The service itself takes other callers only.
+                    None
+                };
+                assert_eq!(found.as_deref(), expected, "{split:?} {sent:?}");
+            }
+        }
     }
 }
 
@@ -749,7 +843,13 @@ fn bearers_of_a_cookie_stay_on_their_side_among_the_requests_that_the_service_ta
         (&[TENANT], None),
     ];
     for (headers, expected) in cases {
-        let found = side(cluster.route(), headers, &[]);
+        let found = side(
+            cluster.route(),
+            Sent {
+                headers,
+                ..Sent::default()
+            },
+        );
         assert_eq!(found.as_deref(), expected, "{headers:?}");
     }
 }
