@@ -9,7 +9,7 @@ use serin::controller::CanaryKey;
 use serin::controller::metrics::{CanaryView, Telemetry};
 use serin::object::kinds;
 use serin::rollout::reasons;
-use serin::routing::{self, Capabilities, ServiceField, Weights};
+use serin::routing::{self, Capabilities, Feature, ServiceField, Severity, Weights};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
@@ -508,6 +508,17 @@ fn the_reference_of_routers_is_their_table() {
     let (page, source) = ("docs/routers/README.md", "src/routing/");
     generated_part(page, "what each router can express", source, &table);
     generated_part(page, "fields that each router writes", source, &fields);
+    let mut lacking =
+        String::from("| asked for | where the router lacks it | why, or how it goes on |\n|---|---|---|\n");
+    for feature in Feature::ALL {
+        let answer = match feature.severity() {
+            Severity::Error => "refused",
+            Severity::Warning => "warned about",
+        };
+        let (asked, why) = feature.label();
+        let _ = writeln!(lacking, "| {asked} | {answer} | {why} |");
+    }
+    generated_part(page, "what comes of what is lacking", source, &lacking);
 }
 
 // ---- scenarios

@@ -1,7 +1,7 @@
 //! What routers can express, as data: one [`Capabilities`] for each, from which the table in `docs/routers/README.md` is written, and
 //! from which [`refusals`] finds what a canary asks for in vain. A router adds only what its row can't tell.
 
-use super::{Refusal, table};
+use super::{Refusal, Severity, table};
 use crate::api::{AnalysisMatch, Canary, CanaryService, HeaderMatch, Strategy, StringMatch};
 use serde::Serialize;
 
@@ -170,6 +170,105 @@ impl ServiceField {
     }
 }
 
+/// What a canary may ask of its router and what routers may lack: the columns of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Feature {
+    /// A weight between the steps that the router holds.
+    Weight,
+    /// An A/B test by this condition.
+    Condition,
+    /// Connections of any protocol.
+    Tcp,
+    /// Copies of requests during Blue/Green.
+    Mirror,
+    /// Copies in a step before the first weight of a canary.
+    MirrorStep,
+    /// Copies of a part of the requests.
+    MirrorPart,
+    /// Stickiness of the canary's users.
+    Affinity,
+    /// Stickiness of the primary's users too.
+    PrimaryAffinity,
+    /// A field of `spec.service`.
+    Field,
+}
+
+impl Feature {
+    /// Every one, those that are refused first.
+    pub const ALL: [Self; 9] = [
+        Self::Condition,
+        Self::Tcp,
+        Self::Weight,
+        Self::Mirror,
+        Self::MirrorStep,
+        Self::MirrorPart,
+        Self::Affinity,
+        Self::PrimaryAffinity,
+        Self::Field,
+    ];
+
+    /// Whether a canary that asks for it in vain is refused. Without the others nobody gets what they should not, and Flagger has always let
+    /// such manifests pass: they go on working, with a warning.
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::Weight | Self::Condition | Self::Tcp => Severity::Error,
+            Self::Mirror
+            | Self::MirrorStep
+            | Self::MirrorPart
+            | Self::Affinity
+            | Self::PrimaryAffinity
+            | Self::Field => Severity::Warning,
+        }
+    }
+
+    /// The words of the documentation: how a canary asks for it, and what comes of it where the router lacks it.
+    #[must_use]
+    pub const fn label(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Weight => (
+                "a weight in `analysis` that is no multiple of the router's step",
+                "no split that was not asked for is written",
+            ),
+            Self::Condition => (
+                "an entry in `analysis.match` by a condition that the router lacks, or an A/B test where it knows none",
+                "every user would get the canary, or nobody; with `kubernetes`, where the canary gets no users at all, it is a \
+                 warning",
+            ),
+            Self::Tcp => (
+                "`service.appProtocol: tcp`",
+                "connections would not be routed; where there are no weights it is fine",
+            ),
+            Self::Mirror => ("`analysis.mirror`", "no requests are copied"),
+            Self::MirrorStep => (
+                "`analysis.mirror` without iterations",
+                "the step of copies is left out",
+            ),
+            Self::MirrorPart => ("`analysis.mirrorWeight`", "every request is copied"),
+            Self::Affinity => (
+                "`analysis.sessionAffinity`",
+                "users may change sides at each request",
+            ),
+            Self::PrimaryAffinity => (
+                "`analysis.sessionAffinity.primaryCookieName`",
+                "only users who met the canary stay on their side",
+            ),
+            Self::Field => (
+                "a field of `service` that the router's objects don't have",
+                "the objects are written without it",
+            ),
+        }
+    }
+
+    /// Asked for in vain.
+    fn lacking(self, field: impl Into<String>, message: impl Into<String>) -> Refusal {
+        match self.severity() {
+            Severity::Error => Refusal::error(field, message),
+            Severity::Warning => Refusal::warning(field, message),
+        }
+    }
+}
+
 /// What a router can express.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -213,9 +312,8 @@ impl Capabilities {
     }
 }
 
-/// What a canary asks for and the row of its router lacks, in the order of the spec. An A/B test by conditions that can't be told apart, a
-/// protocol that is not routed and a weight that can't be held are errors; without copies, cookies and fields of the service the
-/// rollout goes on.
+/// What a canary asks for and the row of its router lacks, in the order of the spec; [`Feature::severity`] says whether the rollout goes on
+/// without.
 #[must_use]
 pub fn refusals(provider: &str, can: &Capabilities, canary: &Canary) -> Vec<Refusal> {
     let mut refusals = of_service(provider, can, canary);
@@ -251,7 +349,7 @@ fn of_service(provider: &str, can: &Capabilities, canary: &Canary) -> Vec<Refusa
         && can.weighted()
         && !can.tcp
     {
-        refusals.push(Refusal::error(
+        refusals.push(Feature::Tcp.lacking(
             "spec.service.appProtocol",
             format!(
                 "{protocol}; {provider} routes HTTP requests, not connections{}",
@@ -264,7 +362,7 @@ fn of_service(provider: &str, can: &Capabilities, canary: &Canary) -> Vec<Refusa
             .into_iter()
             .filter(|field| field.is_set(service) && !can.fields.contains(field))
             .map(|field| {
-                Refusal::warning(
+                Feature::Field.lacking(
                     format!("spec.service.{}", field.name()),
                     format!(
                         "set; the objects of {provider} have no {}, the rollout goes on without{}",
@@ -302,7 +400,7 @@ fn of_weights(provider: &str, can: &Capabilities, canary: &Canary) -> Vec<Refusa
         )
         .filter(|(_, weight)| weight % i64::from(step.max(1)) != 0)
         .map(|(field, weight)| {
-            Refusal::error(
+            Feature::Weight.lacking(
                 field,
                 format!("{weight}; {provider} holds splits in steps of {step} %: use a multiple of {step}"),
             )
@@ -320,7 +418,7 @@ fn of_conditions(provider: &str, can: &Capabilities, canary: &Canary) -> Vec<Ref
         if analysis.strategy() != Strategy::AbTesting {
             return Vec::new();
         }
-        return vec![Refusal::error(
+        return vec![Feature::Condition.lacking(
             "spec.analysis.match",
             format!(
                 "set; {provider} can't tell requests apart, every user would get the canary: remove match for Blue/Green, or \
@@ -341,7 +439,7 @@ fn of_conditions(provider: &str, can: &Capabilities, canary: &Canary) -> Vec<Ref
         }
         for (field, condition, found) in asked {
             if !can.conditions.contains(&condition) {
-                refusals.push(Refusal::error(
+                refusals.push(Feature::Condition.lacking(
                     field,
                     format!("{found}; {}", instead(provider, can, condition)),
                 ));
@@ -466,7 +564,7 @@ fn of_mirror(provider: &str, can: &Capabilities, canary: &Canary) -> Vec<Refusal
     let mut refusals = Vec::new();
     let stepwise = analysis.strategy() == Strategy::Canary;
     if !blue_green && !canary_step {
-        refusals.push(Refusal::warning(
+        refusals.push(Feature::Mirror.lacking(
             "spec.analysis.mirror",
             format!(
                 "true; {provider} can't mirror, the rollout goes on without it{}",
@@ -474,7 +572,7 @@ fn of_mirror(provider: &str, can: &Capabilities, canary: &Canary) -> Vec<Refusal
             ),
         ));
     } else if stepwise && !canary_step {
-        refusals.push(Refusal::warning(
+        refusals.push(Feature::MirrorStep.lacking(
             "spec.analysis.mirror",
             format!(
                 "true without iterations; {provider} mirrors only during Blue/Green, the mirrored step is skipped{}",
@@ -486,7 +584,7 @@ fn of_mirror(provider: &str, can: &Capabilities, canary: &Canary) -> Vec<Refusal
         && !percentage
         && (blue_green || canary_step)
     {
-        refusals.push(Refusal::warning(
+        refusals.push(Feature::MirrorPart.lacking(
             "spec.analysis.mirrorWeight",
             format!(
                 "{weight}; {provider} mirrors every request{}",
@@ -501,7 +599,7 @@ fn of_affinity(provider: &str, can: &Capabilities, canary: &Canary) -> Option<Re
     let analysis = &canary.spec.analysis;
     let affinity = analysis.session_affinity.as_ref()?;
     if !can.affinity {
-        return Some(Refusal::warning(
+        return Some(Feature::Affinity.lacking(
             "spec.analysis.sessionAffinity",
             format!(
                 "set; {provider} has no cookies, the rollout goes on without it{}",
@@ -517,7 +615,7 @@ fn of_affinity(provider: &str, can: &Capabilities, canary: &Canary) -> Option<Re
     }
     let name = affinity.primary_cookie_name.as_deref()?;
     (!name.is_empty() && !can.primary_affinity).then(|| {
-        Refusal::warning(
+        Feature::PrimaryAffinity.lacking(
             "spec.analysis.sessionAffinity.primaryCookieName",
             format!(
                 "{name}; {provider} pins only the canary's users{}",

@@ -15,7 +15,7 @@ use crate::api::Canary;
 use crate::object::{ObjectRef, Reading, Write};
 use serde::{Deserialize, Serialize};
 
-pub use capabilities::{Capabilities, Condition, Mirror, ServiceField, Weights};
+pub use capabilities::{Capabilities, Condition, Feature, Mirror, ServiceField, Weights};
 
 /// Share of traffic in percent, 0..=100.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -408,6 +408,9 @@ pub fn table() -> Vec<(&'static str, Capabilities)> {
         .collect()
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub mod asked;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod golden_tests;

@@ -1,158 +1,28 @@
-//! The rows of the capability table against what each router refuses: what a row lacks is refused with its field, what it has is not.
+//! The rows of the capability table against what each router refuses: what a row lacks is refused or told with its field, what it has is
+//! neither.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 use serde_json::{Value, json};
 
-/// A canary that names whatever any router needs.
 fn canary(service: &Value, analysis: &Value) -> Canary {
-    let mut object = json!({
-        "apiVersion": "flagger.app/v1beta1", "kind": "Canary",
-        "metadata": {"name": "web", "namespace": "test", "uid": "1"},
-        "spec": {
-            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
-            "ingressRef": {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "name": "web"},
-            "routeRef": {"apiVersion": "apisix.apache.org/v2", "kind": "ApisixRoute", "name": "web"},
-            "service": {"port": 80, "gatewayRefs": [{"name": "gateway"}], "meshName": "global"},
-            "analysis": {"interval": "1m", "threshold": 1},
-        },
-    });
-    for (part, more) in [("service", service), ("analysis", analysis)] {
-        for (key, value) in more.as_object().unwrap() {
-            object["spec"][part][key] = value.clone();
-        }
-    }
-    Canary::decode(&object).unwrap()
-}
-
-/// The severity with which a field, or something below it, is refused.
-fn refused(router: &dyn Router, canary: &Canary, field: &str) -> Option<Severity> {
-    router
-        .refusals(canary)
-        .into_iter()
-        .filter(|refusal| refusal.field == field || refusal.field.starts_with(&format!("{field}.")))
-        .map(|refusal| refusal.severity)
-        .max()
-}
-
-/// An analysis match that asks for exactly one condition.
-fn asking(condition: Condition) -> Value {
-    match condition {
-        Condition::HeaderExact => json!({"headers": {"x-who": {"exact": "a"}}}),
-        Condition::HeaderPrefix => json!({"headers": {"x-who": {"prefix": "a"}}}),
-        Condition::HeaderSuffix => json!({"headers": {"x-who": {"suffix": "a"}}}),
-        Condition::HeaderRegex => json!({"headers": {"x-who": {"regex": "a.*"}}}),
-        Condition::HeaderPresent => json!({"headers": {"x-who": {}}}),
-        Condition::Cookie => json!({"headers": {"cookie": {"exact": "canary"}}}),
-        Condition::QueryExact => json!({"queryParams": {"who": {"exact": "a"}}}),
-        Condition::QueryPrefix => json!({"queryParams": {"who": {"prefix": "a"}}}),
-        Condition::QueryRegex => json!({"queryParams": {"who": {"regex": "a.*"}}}),
-        Condition::QueryPresent => json!({"queryParams": {"who": {}}}),
-        Condition::SourceLabels => json!({"sourceLabels": {"app": "a"}}),
-    }
-}
-
-/// A value for each field of the service.
-fn with(field: ServiceField) -> Value {
-    match field {
-        ServiceField::Match => json!({"match": [{"uri": {"prefix": "/"}}]}),
-        ServiceField::Hosts => json!({"hosts": ["app.example.com"]}),
-        ServiceField::Headers => json!({"headers": {"request": {"add": {"a": "b"}}}}),
-        ServiceField::Rewrite => json!({"rewrite": {"uri": "/"}}),
-        ServiceField::Timeout => json!({"timeout": "15s"}),
-        ServiceField::BackendTimeout => json!({"backendTimeout": "5s"}),
-        ServiceField::Retries => json!({"retries": {"attempts": 3}}),
-        ServiceField::CorsPolicy => json!({"corsPolicy": {"allowOrigin": ["example.com"]}}),
-        ServiceField::Mirror => {
-            json!({"mirror": [{"backendRef": {"name": "shadow", "port": 80}}]})
-        }
-        ServiceField::TrafficPolicy => {
-            json!({"trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}}})
-        }
-    }
+    Canary::decode(&asked::canary("", service, analysis)).unwrap()
 }
 
 #[test]
-fn an_ab_test_by_a_condition_that_the_row_lacks_is_refused_by_every_router_with_weights() {
-    for (provider, can) in table().into_iter().filter(|(_, can)| can.weighted()) {
-        let router = router(provider).unwrap();
-        for condition in Condition::ALL {
-            let canary = canary(
-                &json!({}),
-                &json!({"iterations": 10, "match": [asking(condition)]}),
-            );
-            let found = refused(router, &canary, "spec.analysis.match").max(refused(
-                router,
-                &canary,
-                "spec.analysis.match[0]",
-            ));
-            // Without a way to name a cookie the condition is one on the whole header.
-            let known = can.conditions.contains(&condition)
-                || (condition == Condition::Cookie
-                    && can.conditions.contains(&Condition::HeaderExact));
-            let expected = (!known).then_some(Severity::Error);
-            assert_eq!(found, expected, "{provider}: {condition:?}");
-        }
-    }
-}
-
-#[test]
-fn copies_cookies_and_fields_that_the_row_lacks_are_told_and_the_rollout_goes_on() {
-    for (provider, can) in table() {
-        let router = router(provider).unwrap();
-        let warned = |lacking: bool| lacking.then_some(Severity::Warning);
-        let mirror = |analysis: Value| {
-            let canary = canary(&json!({}), &analysis);
-            refused(router, &canary, "spec.analysis.mirror")
-        };
-        // Without weights every rollout is Blue/Green.
-        let stepwise = if can.weighted() {
-            can.mirror.canary_step
-        } else {
-            can.mirror.blue_green
-        };
-        assert_eq!(
-            mirror(json!({"stepWeight": 10, "mirror": true})),
-            warned(!stepwise),
-            "{provider}"
-        );
-        assert_eq!(
-            mirror(json!({"iterations": 10, "mirror": true})),
-            warned(!can.mirror.blue_green),
-            "{provider}"
-        );
-        let cookies = canary(
-            &json!({}),
-            &json!({"stepWeight": 10, "sessionAffinity": {"cookieName": "side", "primaryCookieName": "other"}}),
-        );
-        assert_eq!(
-            refused(router, &cookies, "spec.analysis.sessionAffinity"),
-            warned(!can.affinity || !can.primary_affinity),
-            "{provider}"
-        );
-        for field in ServiceField::ALL {
-            let canary = canary(&with(field), &json!({"iterations": 10}));
-            let name = format!("spec.service.{}", field.name());
-            assert_eq!(
-                refused(router, &canary, &name),
-                warned(!can.fields.contains(&field)),
-                "{provider}: {name}"
-            );
-        }
-    }
-}
-
-#[test]
-fn connections_behind_a_router_of_requests_are_refused() {
-    for (provider, can) in table() {
-        let canary = canary(&json!({"appProtocol": "TCP"}), &json!({"stepWeight": 10}));
-        let found = refused(
-            router(provider).unwrap(),
-            &canary,
-            "spec.service.appProtocol",
-        );
-        let expected = (can.weighted() && !can.tcp).then_some(Severity::Error);
-        assert_eq!(found, expected, "{provider}");
+fn what_a_row_lacks_is_refused_or_told_and_what_it_has_is_neither() {
+    let all = asked::all();
+    assert!(all.len() > 19 * 25, "{}", all.len());
+    for asked in all {
+        let router = router(asked.provider).unwrap();
+        let canary = Canary::decode(&asked.canary).unwrap();
+        let found = router
+            .refusals(&canary)
+            .into_iter()
+            .filter(|refusal| asked.is_at(&refusal.field))
+            .map(|refusal| refusal.severity)
+            .max();
+        assert_eq!(found, asked.refused, "{}", asked.what);
     }
 }
 

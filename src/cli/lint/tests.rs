@@ -55,6 +55,42 @@ fn every_slip_of_the_shop_is_found_at_its_place() {
 }
 
 #[test]
+fn what_the_routers_of_the_shop_lack_is_found_at_its_place() {
+    let text = std::fs::read_to_string(root().join("tests/fixtures/lint/routers.yaml")).unwrap();
+    let found = lint(&[("routers.yaml".to_owned(), text)], "default", &setting());
+    golden("routers.txt", &told(&found, 1, Format::Text, Style::PLAIN));
+}
+
+#[test]
+fn what_a_router_lacks_is_found_for_every_router_and_what_it_has_is_not() {
+    let all = crate::routing::asked::all();
+    let files: Vec<(String, String)> = all
+        .iter()
+        .enumerate()
+        .map(|(index, asked)| (index.to_string(), asked.canary.to_string()))
+        .collect();
+    let mut found: std::collections::BTreeMap<&str, Vec<&Finding>> = Default::default();
+    let findings = lint(&files, "default", &setting());
+    for one in findings.iter().filter(|one| one.rule == "router") {
+        found.entry(&one.file).or_default().push(one);
+    }
+    for (index, asked) in all.iter().enumerate() {
+        let found = found
+            .get(index.to_string().as_str())
+            .into_iter()
+            .flatten()
+            .filter(|one| asked.is_at(&one.field))
+            .map(|one| one.severity)
+            .min();
+        let expected = asked.refused.map(|severity| match severity {
+            crate::routing::Severity::Error => Severity::Error,
+            crate::routing::Severity::Warning => Severity::Warning,
+        });
+        assert_eq!(found, expected, "{}", asked.what);
+    }
+}
+
+#[test]
 fn the_examples_are_without_errors() {
     let mut texts = Vec::new();
     gather(&root().join("examples"), &mut texts).unwrap();

@@ -22,7 +22,7 @@ spec:
     metrics: [{name: request-success-rate, interval: 1m, thresholdRange: {min: 99}}]
 ";
 
-fn given_service(cluster: &mut Cluster) {
+pub fn given_service(cluster: &mut Cluster) {
     cluster.given(
         "
 apiVersion: serving.knative.dev/v1

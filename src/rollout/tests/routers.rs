@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::object::{ObjectRef, Write, kinds};
-use crate::routing::{RoutingSettings, Split, router};
+use crate::routing::{self, RoutingSettings, Split, asked, router};
 
 const FINALIZER: &str = "finalizer.flagger.app";
 
@@ -233,5 +233,58 @@ fn given_the_users_object_gone_then_a_good_release_is_not_raised_and_goes_on_whe
         cluster.given(object).run_until(Phase::Succeeded);
         assert_eq!(split(&cluster, provider), Some(Split::PRIMARY));
         assert_eq!(cluster.image("podinfo-primary"), "podinfo:2", "{provider}");
+    }
+}
+
+/// A canary that asks a router for something, with whatever any router builds on.
+fn asking(asked: &asked::Asked) -> Cluster {
+    let mut cluster = Cluster::given_canary(&asked.canary.to_string());
+    if asked.provider == "knative" {
+        super::knative::given_service(&mut cluster);
+        cluster.edit(&cluster::knative_service(), |_| ());
+    } else {
+        cluster.given_deployment("podinfo:1");
+    }
+    cluster.given(INGRESS).given(APISIX_ROUTE);
+    cluster.run_until_calm();
+    cluster
+}
+
+#[test]
+fn what_a_router_lacks_is_refused_at_once_or_told_while_the_canary_goes_on() {
+    for asked in asked::all() {
+        let Some(severity) = asked.refused else {
+            continue;
+        };
+        let what = &asked.what;
+        let cluster = asking(&asked);
+        let (status, reason, message) = cluster.condition(condition_type::ACCEPTED);
+        let primary = cluster.object(&deployment("podinfo-primary"));
+        if severity == routing::Severity::Error {
+            assert_eq!(status, ConditionStatus::False, "{what}");
+            assert_eq!(reason, "RouterCannotExpress", "{what}");
+            assert!(message.contains(asked.field), "{what}: {message}");
+            assert!(primary.is_none(), "{what}");
+            assert!(
+                cluster
+                    .writes
+                    .iter()
+                    .all(|write| write.target().kind == kinds::CANARY),
+                "{what}"
+            );
+        } else {
+            assert_eq!(status, ConditionStatus::True, "{what}: {message}");
+            assert!(
+                cluster
+                    .status()
+                    .observed
+                    .keys()
+                    .any(|field| asked.is_at(field)),
+                "{what}: {:?}",
+                cluster.status().observed
+            );
+            let told = cluster.told.iter().any(|one| one.reason == "NotSupported");
+            assert!(told, "{what}: {:?}", cluster.texts());
+        }
     }
 }
