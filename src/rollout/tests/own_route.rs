@@ -203,6 +203,46 @@ fn what_else_a_hand_changes_is_left_and_told_to_nobody() {
 }
 
 #[test]
+fn what_others_add_to_a_rule_hides_neither_a_hand_nor_what_the_user_wrote() {
+    let mut cluster = shops();
+    at_twenty(&mut cluster);
+    cluster
+        .edit(&shop(), |route| {
+            let rules = &mut route["spec"]["rules"];
+            rules[0]["name"] = json!("main");
+            rules[1]["backendRefs"][1]["filters"] = json!([{"type": "RequestMirror"}]);
+            by_hand(route, "2026-05-04T08:30:00Z");
+        })
+        .run_until_calm();
+    cluster.advance(10);
+    assert_eq!(shares(&cluster), ["40", "36", "40"]);
+    cluster.forget_the_past();
+    cluster
+        .edit(&shop(), |route| {
+            route["spec"]["rules"][1]["backendRefs"][0]["weight"] = json!(80);
+            by_hand(route, "2026-05-04T09:00:00Z");
+        })
+        .run_until_calm();
+    let told = cluster.texts().join("\n");
+    assert!(told.contains("changed by kubectl-edit"), "{told}");
+    cluster.run_until(Phase::Succeeded);
+    let rules = object(&cluster, &shop()).at("/spec/rules").clone();
+    assert_eq!(
+        rules[0]["backendRefs"],
+        json!([{"name": "podinfo", "port": 9898, "weight": 1}, {"name": "podinfo-canary", "port": 9898, "weight": 0}])
+    );
+    assert_eq!(
+        rules[1]["backendRefs"],
+        json!([
+            {"name": "podinfo-canary", "port": 80, "weight": 0},
+            {"name": "podinfo", "port": 80, "weight": 90, "filters": [{"type": "RequestMirror"}]},
+            {"name": "old", "port": 80, "weight": 10},
+        ])
+    );
+    assert_eq!(rules[0]["name"], "main");
+}
+
+#[test]
 fn before_anything_is_changed_a_route_must_be_there_and_fit() {
     let mut cluster = own(&[HTTP]);
     cluster.run_until_calm();

@@ -331,7 +331,7 @@ impl Router for OwnRoute {
             let Some(write) = write else { continue };
             raises |= slots
                 .iter()
-                .any(|slot| shift::carried(request.canary, object, slot) < Some(share));
+                .any(|slot| shift::carried(request.canary, object, slots, slot) < Some(share));
             // What somebody has changed stands first: it is what is told of.
             if shift::is_drift(request.canary, object, slots) {
                 writes.insert(0, write);
@@ -372,7 +372,7 @@ impl Router for OwnRoute {
             shares.extend(
                 slots
                     .iter()
-                    .map(|slot| shift::carried(canary, object, slot)),
+                    .map(|slot| shift::carried(canary, object, slots, slot)),
             );
             let changed =
                 shift::is_drift(canary, object, slots) || shift::is_replaced(canary, object);

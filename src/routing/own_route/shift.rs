@@ -29,7 +29,14 @@ fn annotation(object: &Object) -> Map<String, Value> {
 }
 
 impl Memory {
-    fn of(canary: &Canary, object: &Object) -> Option<Self> {
+    fn of(canary: &Canary, object: &Object, slots: &[Slot]) -> Option<Self> {
+        let mut memory = Self::kept(canary, object)?;
+        memory.recall(slots);
+        Some(memory)
+    }
+
+    /// As the annotation has it.
+    fn kept(canary: &Canary, object: &Object) -> Option<Self> {
         let mut all = annotation(object);
         let mine = all.remove(&canary.metadata.name)?;
         Some(Self {
@@ -38,12 +45,44 @@ impl Memory {
         })
     }
 
+    /// Knows rules again in which somebody has changed something beside the weights: such a rule has a new key, and still the weights that
+    /// were written for what is remembered under its old one. What could stand for several rules is left, once all others are known.
+    fn recall(&mut self, slots: &[Slot]) {
+        let known = |key: &String| slots.iter().any(|slot| slot.key == *key);
+        let mut left: Vec<Value> = self
+            .was
+            .iter()
+            .filter(|(key, _)| !known(key))
+            .map(|(_, was)| was.clone())
+            .collect();
+        let mut unknown: Vec<&Slot> = slots
+            .iter()
+            .filter(|slot| !self.was.contains_key(&slot.key))
+            .collect();
+        let share = self.share;
+        let fits =
+            |slot: &Slot, was: &Value| says(slot, &textual(slot, slot.values(share, &values(was))));
+        while let Some((slot, was)) = unknown.iter().enumerate().find_map(|(position, slot)| {
+            let mut all = (0..left.len()).filter(|index| fits(slot, &left[*index]));
+            let first = all.next()?;
+            all.all(|other| left[other] == left[first])
+                .then_some((position, first))
+        }) {
+            let key = unknown.remove(slot).key.clone();
+            self.was.insert(key, left.remove(was));
+        }
+    }
+
     fn original(&self, slot: &Slot) -> Option<Values> {
-        let was = self.was.get(&slot.key)?;
-        Some(Values {
-            primary: was[0].clone(),
-            canary: was[1].clone(),
-        })
+        self.was.get(&slot.key).map(values)
+    }
+}
+
+/// What is remembered of one slot.
+fn values(was: &Value) -> Values {
+    Values {
+        primary: was[0].clone(),
+        canary: was[1].clone(),
     }
 }
 
@@ -61,8 +100,8 @@ fn says(slot: &Slot, wanted: &Values) -> bool {
 
 /// The share of the canary that a slot carries. Where it has the numbers that Serin wrote it is exactly the share for which they were
 /// written, whatever rounding made of it.
-pub fn carried(canary: &Canary, object: &Object, slot: &Slot) -> Option<Weight> {
-    if let Some(memory) = Memory::of(canary, object)
+pub fn carried(canary: &Canary, object: &Object, slots: &[Slot], slot: &Slot) -> Option<Weight> {
+    if let Some(memory) = Memory::of(canary, object, slots)
         && memory.was.contains_key(&slot.key)
         && says(slot, &written(&memory, slot))
     {
@@ -81,7 +120,7 @@ fn written(memory: &Memory, slot: &Slot) -> Values {
 /// Whether somebody else has changed the weights: they are not what was written last, or, where nothing was written, the canary gets
 /// something that nobody gave it.
 pub fn is_drift(canary: &Canary, object: &Object, slots: &[Slot]) -> bool {
-    match Memory::of(canary, object) {
+    match Memory::of(canary, object, slots) {
         Some(memory) => slots
             .iter()
             .any(|slot| !says(slot, &written(&memory, slot))),
@@ -111,7 +150,7 @@ pub fn is_replaced(canary: &Canary, object: &Object) -> bool {
         .filter_map(|entry| entry["time"].as_str()?.parse::<Timestamp>().ok())
         .max();
     shifted
-        && Memory::of(canary, object).is_none()
+        && Memory::kept(canary, object).is_none()
         && written
             .zip(status.last_transition_time)
             // The API server keeps whole seconds.
@@ -126,7 +165,7 @@ pub fn patch(
     slots: &[Slot],
     share: Weight,
 ) -> Option<Write> {
-    let memory = Memory::of(canary, object);
+    let memory = Memory::of(canary, object, slots);
     let mut operations = Vec::new();
     let mut was = Map::new();
     for slot in slots {
