@@ -111,17 +111,16 @@ fn read(request: &QueryRequest, answer: &Value) -> Result<Measurement, String> {
     let fields = result
         .as_object()
         .ok_or("a result of New Relic is not an object")?;
-    let value = match (fields.get("result"), fields.len()) {
-        (Some(value), _) => value,
-        (None, 1) => fields.values().next().unwrap_or(&Value::Null),
-        (None, 0) => &Value::Null,
-        _ => {
-            return Err(format!(
-                "the result has {}; expected one number",
-                fields.keys().cloned().collect::<Vec<_>>().join(", ")
-            ));
-        }
-    };
+    let value = fields.get("result").or_else(|| fields.values().next());
+    // `percentile()` answers with a table under one name.
+    let is_one = fields.contains_key("result") || fields.len() < 2;
+    let value = value.unwrap_or(&Value::Null);
+    if !is_one || value.is_object() {
+        return Err(format!(
+            "the result has {}; expected one number",
+            fields.keys().cloned().collect::<Vec<_>>().join(", ")
+        ));
+    }
     let at = number(&answer["metadata"]["endTimeMillis"])?.map(|millis| millis / 1000.0);
     let point = number(value)?.map(|value| Point { value, at });
     Ok(measured(request, point))

@@ -2,6 +2,7 @@
 //! form that the vendor's documentation shows, or marked as not applicable with the reason. The table stands in `docs/testing.md`.
 
 mod backends;
+mod pages;
 mod secrecy;
 mod server;
 
