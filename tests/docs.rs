@@ -521,6 +521,40 @@ fn the_reference_of_routers_is_their_table() {
     generated_part(page, "what comes of what is lacking", source, &lacking);
 }
 
+/// The series of a row of the built-in queries stand on the page of the router that the row is for.
+#[test]
+fn the_pages_of_routers_name_the_series_that_are_asked_for() {
+    let queries = page("src/analysis/golden/queries.txt");
+    let series = regex::Regex::new(r"([a-z_]+)\{").unwrap();
+    let (mut row, mut checked) = ("", 0);
+    for line in queries.lines() {
+        if !line.starts_with(' ') {
+            row = line;
+            continue;
+        }
+        let name = match row {
+            "linkerd" | "osm" => "smi",
+            row => row,
+        };
+        let text = page(&format!("docs/routers/{name}.md"));
+        if text.is_empty() {
+            // Rows for what may stand behind any route are in docs/metrics.md.
+            continue;
+        }
+        for found in series.captures_iter(line) {
+            let found = ["_sum", "_count", "_bucket"]
+                .iter()
+                .fold(&found[1], |name, end| name.trim_end_matches(end));
+            assert!(
+                text.contains(found),
+                "docs/routers/{name}.md does not name {found}, which the built-in queries ask for"
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 30, "only {checked} series found");
+}
+
 // ---- scenarios
 
 #[test]
