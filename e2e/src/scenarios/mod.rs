@@ -22,10 +22,12 @@ mod istio_mesh;
 mod loadtester;
 mod metrics_backends;
 mod own_route;
+mod pages;
 mod planes;
 mod renewed_credentials;
 mod rollouts;
 mod router_budget;
+mod router_pages;
 mod serin_starts;
 pub mod shop;
 mod stays;
@@ -111,6 +113,7 @@ const SELDOM: &[&str] = &[
     "metrics-backends",
     "flaggers-queries",
     "router-budget",
+    "router-pages",
 ];
 
 /// Builds something, or finds it built.
@@ -134,6 +137,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "contour-httproute-by-header",
             "contour-grpcroute",
             "own-routes",
+            "router-pages",
         ],
     ),
     (
@@ -153,6 +157,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "nginx-by-header",
             "router-budget",
             "own-routes",
+            "router-pages",
         ],
     ),
     (
@@ -173,6 +178,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "mesh-httproute",
             "mesh-httproute-by-header",
             "own-routes",
+            "router-pages",
         ],
     ),
     (
@@ -220,6 +226,12 @@ pub const ALL: &[Scenario] = &[
         "examples",
         examples::run,
         "the manifests of examples/ are initialised as they are"
+    ),
+    scenario!(
+        Alone,
+        "router-pages",
+        router_pages::run,
+        "each example of docs/routers/ is released as its page says, and at the weight that the page shows the objects say what it shows"
     ),
     scenario!(
         Alone,

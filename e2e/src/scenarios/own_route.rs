@@ -478,7 +478,8 @@ async fn through(bed: &Bed, plane: &Plane) -> Result<()> {
     flawless(&whole)
 }
 
-const OTHER_KIND: &str = r"
+/// The definition of a kind that nobody ever heard of.
+pub const OTHER_KIND: &str = r"
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: {name: splits.routes.example}

@@ -279,7 +279,7 @@ async fn rollout(bed: &Bed, router: &Router) -> Result<Cost> {
     if router.provider != KNATIVE {
         return release(bed, &place, router).await;
     }
-    let knative = StandIn::new(bed, &place, "app").await?;
+    let knative = StandIn::of(bed, &place, "app").await?;
     tokio::select! {
         stopped = knative.run() => match stopped? {},
         cost = release(bed, &place, router) => cost,

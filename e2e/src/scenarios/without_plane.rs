@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::shop::{self, PATIENCE};
 use crate::bed::{Bed, Namespace};
 
-const DEFINITIONS: &str = include_str!("../../manifests/objects-without-plane.yaml");
+pub const DEFINITIONS: &str = include_str!("../../manifests/objects-without-plane.yaml");
 
 /// What judges each step: whether Prometheus scrapes pods of the canary, by the app's own `/metrics`.
 const TEMPLATE: &str = r#"

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::PATIENCE;
 use crate::bed::{Bed, Namespace};
 
+/// The version of Knative's Services.
 pub const SERVING: &str = "serving.knative.dev/v1";
 const NAME: &str = "knative";
 const PRIMARY: &str = "flagger.app/primary-revision";
@@ -47,7 +48,7 @@ spec:
 /// The release that comes good, the edit that is put back, and the release that does not.
 pub async fn run(bed: &Bed, place: &Namespace<'_>) -> Result<()> {
     place.apply(OBJECTS).await?;
-    let knative = StandIn::new(bed, place, NAME).await?;
+    let knative = StandIn::of(bed, place, NAME).await?;
     let story = Story {
         bed,
         place,
@@ -61,15 +62,16 @@ pub async fn run(bed: &Bed, place: &Namespace<'_>) -> Result<()> {
 
 /// What Knative's controller does for one Service, as far as it shows in objects.
 pub struct StandIn {
-    name: &'static str,
+    name: String,
     services: Api<DynamicObject>,
     revisions: Api<DynamicObject>,
 }
 
 impl StandIn {
-    pub async fn new(bed: &Bed, place: &Namespace<'_>, name: &'static str) -> Result<Self> {
+    /// For the Service of this name, which may come later.
+    pub async fn of(bed: &Bed, place: &Namespace<'_>, name: &str) -> Result<Self> {
         Ok(Self {
-            name,
+            name: name.to_owned(),
             services: bed.api_of(SERVING, "Service", place.name()).await?,
             revisions: bed.api_of(SERVING, "Revision", place.name()).await?,
         })
@@ -80,7 +82,7 @@ impl StandIn {
         let mut ticks = tokio::time::interval(Duration::from_millis(100));
         loop {
             ticks.tick().await;
-            if let Some(service) = self.services.get_opt(self.name).await? {
+            if let Some(service) = self.services.get_opt(&self.name).await? {
                 self.report(&service).await?;
             }
         }
@@ -123,7 +125,7 @@ impl StandIn {
             "conditions": [{"type": "RoutesReady", "status": "True"}],
         }});
         self.services
-            .patch_status(self.name, &PatchParams::default(), &Patch::Merge(&status))
+            .patch_status(&self.name, &PatchParams::default(), &Patch::Merge(&status))
             .await?;
         Ok(())
     }
