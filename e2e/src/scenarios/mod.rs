@@ -24,6 +24,7 @@ mod metrics_backends;
 mod own_route;
 mod pages;
 mod planes;
+mod provider_pages;
 mod renewed_credentials;
 mod rollouts;
 mod router_budget;
@@ -724,6 +725,12 @@ pub const ALL: &[Scenario] = &[
         "metrics-backends",
         metrics_backends::run,
         "Prometheus, VictoriaMetrics, Graphite, CloudWatch, Keptn and an external metric are asked for real, and one that turns bad ends a run"
+    ),
+    scenario!(
+        Alone,
+        "provider-pages",
+        provider_pages::run,
+        "each template of docs/providers/, with the Secret that its page names, gives a canary a number"
     ),
     scenario!(
         Shared,
