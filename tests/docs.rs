@@ -508,8 +508,9 @@ fn the_reference_of_routers_is_their_table() {
     let (page, source) = ("docs/routers/README.md", "src/routing/");
     generated_part(page, "what each router can express", source, &table);
     generated_part(page, "fields that each router writes", source, &fields);
-    let mut lacking =
-        String::from("| asked for | where the router lacks it | why, or how it goes on |\n|---|---|---|\n");
+    let mut lacking = String::from(
+        "| asked for | where the router lacks it | why, or how it goes on |\n|---|---|---|\n",
+    );
     for feature in Feature::ALL {
         let answer = match feature.severity() {
             Severity::Error => "refused",
