@@ -569,6 +569,12 @@ fn template_of(view: &View<'_>, hash: &str) -> Result<Option<Arc<Value>>, (&'sta
     }
 }
 
+/// Whether the template of a revision is kept, as far as is known.
+pub(super) fn is_kept(view: &View<'_>, hash: &str) -> bool {
+    let kept = revision::object_ref(view.canary, hash);
+    !view.snapshot.object(&kept).is_absent()
+}
+
 /// Keeps what is judged and what is promoted, so that the primary can be made from it whatever becomes of the target.
 fn keep_revisions(
     view: &View<'_>,

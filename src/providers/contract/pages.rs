@@ -4,7 +4,7 @@
 
 use super::backends::BACKENDS;
 use super::server::{Behaviour, Reply, Server};
-use super::{Backend, Case, Cell, Expect, NOW, http, now, providers, timing};
+use super::{Backend, Case, Cell, Expect, NOW, http, now, providers};
 use crate::analysis::{Measurement, MetricFlags, interval_problem, provider_problems, queries};
 use crate::api::{Canary, MetricProviderType as Kind, MetricTemplate};
 use crate::object::{Object, ObjectRef, Reading};
@@ -547,7 +547,6 @@ async fn what_goes_wrong_is_told_in_the_words_of_the_page() {
         told, rows,
         "left is what is brought about here, right what the pages have"
     );
-    assert!(timing().retries < 3, "a row would take long");
 }
 
 #[test]

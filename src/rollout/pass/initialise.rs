@@ -20,8 +20,15 @@ impl<'a> Pass<'a> {
         let switching = self.run_ref().is_some_and(|run| run.drain_from.is_some());
         let seed_changed = !self.is_ours(&seed);
         // A primary that died after the switch does not serve either, and one that does not become ready serves with what it had: a fix
-        // must be able to follow.
-        let stuck = !switching || view.is_dark(Side::Primary) || self.status.phase == Phase::Failed;
+        // must be able to follow. Nor can a seed be waited for that nobody has any more, neither the primary nor the target.
+        let lost = switching
+            && seed_changed
+            && !self.seeded(view)
+            && self
+                .run_ref()
+                .is_some_and(|run| !converge::is_kept(view, &run.revision));
+        let stuck =
+            !switching || lost || view.is_dark(Side::Primary) || self.status.phase == Phase::Failed;
         if fresh || (seed_changed && stuck) {
             return self.begin_initialisation(view, switching);
         }
@@ -69,6 +76,11 @@ impl<'a> Pass<'a> {
                 drain_from(run, now);
             });
         }
+        if !self.seeded(view) {
+            let since = self.run_ref().and_then(|run| run.drain_from);
+            let why = "its template could not be written";
+            return self.hold_initialisation(view, since, why, false);
+        }
         if !self.settled(view, Side::Primary) {
             return;
         }
@@ -102,13 +114,15 @@ impl<'a> Pass<'a> {
         );
     }
 
+    /// Whether the primary carries what it is to run first, or what Flagger gave it.
+    fn seeded(&self, view: &View<'a>) -> bool {
+        converge::is_flaggers(view) || converge::primary_carries(view, &self.status)
+    }
+
     /// Service and route lead to the primary once it is ready with what it is to run.
     fn await_primary(&mut self, view: &View<'a>, since: Option<Timestamp>) {
         match view.readiness(Side::Primary, since) {
-            Readiness::Ready
-                if !converge::is_flaggers(view)
-                    && !converge::primary_carries(view, &self.status) =>
-            {
+            Readiness::Ready if !self.seeded(view) => {
                 // It is ready with what it had before; the write is under way, and is repeated until the primary says so.
                 let deadline = signed(self.canary.spec.progress_deadline());
                 if self.is_past(since, deadline) {

@@ -1,7 +1,7 @@
 //! Every arrow of Flagger's phase diagram and its corner cases, chapter 2.15 of its behaviour; `docs/transitions.md` is the index.
 
 use super::*;
-use crate::object::kinds;
+use crate::object::{Write, kinds};
 
 fn promoted_condition(cluster: &Cluster) -> (ConditionStatus, String) {
     let (status, reason, _) = cluster.condition(condition_type::PROMOTED);
@@ -85,7 +85,60 @@ fn a_seed_that_did_not_reach_the_primary_is_not_initialised() {
     );
 }
 
-/// From each idle phase, a change goes straight on where there is no gate.
+/// Found by simulation: a controller died when the status said which fix the primary was to get, and nothing else; the next one found another
+/// fix in the target, and said that the first was promoted, which nobody had any more.
+#[test]
+fn a_seed_that_nobody_has_is_not_initialised() {
+    for known in [true, false] {
+        let mut cluster = Cluster::given_canary(&canary(&with_hooks(
+            "stepWeight: 50",
+            &["confirm-rollout gate"],
+        )));
+        cluster
+            .answer_hook("gate", refused())
+            .given_deployment("podinfo:1")
+            .gateway_is_silent()
+            .run_until_calm();
+        assert_eq!(cluster.split(), Some((100, 0)), "the switch has begun");
+        let primary = deployment("podinfo-primary");
+        cluster
+            .pods("podinfo-primary", Pods::Dead)
+            .deny(primary.clone(), true)
+            .deploy("podinfo:2")
+            .run_until_calm();
+        let kept = cluster.writes.iter().map(Write::target);
+        let kept = kept
+            .filter(|target| target.kind == kinds::CONTROLLER_REVISION)
+            .last()
+            .unwrap();
+        if !known {
+            cluster.remove(&kept);
+        }
+        cluster
+            .deploy("podinfo:3")
+            .pods_ready("podinfo-primary")
+            .deny(primary, false)
+            .gateway_applies()
+            .advance(60);
+        let phase = if known {
+            Phase::Waiting
+        } else {
+            Phase::Initialized
+        };
+        assert_eq!(cluster.phase(), phase);
+        let name = cluster.status().promoted.unwrap().template.unwrap();
+        let kept = cluster
+            .object(&kinds::CONTROLLER_REVISION.named("test", &name))
+            .unwrap();
+        let image = cluster.image("podinfo-primary");
+        assert_eq!(image, if known { "podinfo:2" } else { "podinfo:3" });
+        assert!(
+            kept.value().to_string().contains(&image),
+            "{known}: {image}"
+        );
+    }
+}
+
 /// Found by simulation: with the route switched and old pods of the primary serving, nothing followed a failed initialisation.
 #[test]
 fn a_failed_initialisation_is_followed_by_a_fix_also_behind_its_route() {
@@ -110,6 +163,7 @@ fn a_failed_initialisation_is_followed_by_a_fix_also_behind_its_route() {
     assert_eq!(cluster.split(), Some((100, 0)));
 }
 
+/// From each idle phase, a change goes straight on where there is no gate.
 #[test]
 fn idle_to_progressing_on_a_change() {
     let mut succeeded = progressing(MEASURED);
