@@ -1,9 +1,10 @@
 //! The phases before the first promotion: the primary is made, and only when it is ready do Service and route lead to it. Until then
 //! the user's own workload serves, whatever happens.
 
+use super::hold::WAIT_ROUTE;
 use super::promote::drain_from;
 use super::reasons::{Moment, with_reasons};
-use super::{Pass, split_of, weights};
+use super::{Pass, clear_wait, split_of, weights};
 use crate::api::Phase;
 use crate::rollout::converge;
 use crate::rollout::decision::Severity;
@@ -82,7 +83,7 @@ impl<'a> Pass<'a> {
             return self.hold_initialisation(view, since, why, false);
         }
         if !self.settled(view, Side::Primary) {
-            return;
+            return self.tell_of_route(view);
         }
         self.drained = true;
         if view.target_is_up() {
@@ -112,6 +113,25 @@ impl<'a> Pass<'a> {
                 self.canary.spec.target_ref.kind
             ),
         );
+    }
+
+    /// Says why the route is waited for when that is more than a moment: nothing else is to be seen of a gateway that never takes it on.
+    fn tell_of_route(&mut self, view: &View<'a>) {
+        let Some(run) = self.run_ref() else { return };
+        let (since, waits) = (
+            run.drain_from,
+            run.waiting_for.as_deref() == Some(WAIT_ROUTE),
+        );
+        match view.carries(Split::PRIMARY).and_then(|()| view.applied()) {
+            Ok(()) if waits => self.with_run(clear_wait),
+            Err(why) if !waits && self.is_past(since, self.interval()) => {
+                let deadline = signed(self.canary.spec.progress_deadline());
+                let text = format!("The route is not applied yet: {why}");
+                self.wait_for(WAIT_ROUTE, &text, Some(deadline), since);
+            }
+            Err(_) if !waits => self.wake_after(since, self.interval()),
+            _ => {}
+        }
     }
 
     /// Whether the primary carries what it is to run first, or what Flagger gave it.

@@ -610,6 +610,31 @@ fn a_way_back_that_never_reached_the_route_waits_for_the_primary() {
     assert_eq!(cluster.split(), Some((100, 0)));
 }
 
+/// A gateway of another name, or one that admits no route from here: nothing else tells of it.
+#[test]
+fn a_first_route_that_is_not_taken_on_is_told_of() {
+    let mut cluster = Cluster::given_canary(&canary(STEPS));
+    cluster
+        .given_deployment("podinfo:1")
+        .gateway_is_silent()
+        .advance(5);
+    assert_eq!(
+        cluster.times_told("The route is not applied yet"),
+        0,
+        "gateways may be late"
+    );
+    cluster.advance(30);
+    let (_, _, message) = cluster.condition(condition_type::READY);
+    assert!(
+        message.contains("The route is not applied yet"),
+        "{message}"
+    );
+    assert_eq!(cluster.times_told("The route is not applied yet"), 1);
+    let run = cluster.status().run.unwrap();
+    assert!(run.waiting_since.is_some() && run.deadline_at.is_some());
+    cluster.gateway_applies().run_until(Phase::Initialized);
+}
+
 /// Found by simulation: the status went on saying that the canary has all traffic, while the run said none.
 #[test]
 fn a_fix_during_initialisation_keeps_requests_where_they_are_answered_until_its_primary_serves() {
