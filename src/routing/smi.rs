@@ -26,7 +26,7 @@ pub struct Flavour {
 }
 
 const ARCHIVED: &str = "the Service Mesh Interface was archived in October 2023 and no mesh of today reads it by itself: move to \
-                        gatewayapi:v1 with the Service as parent, `gatewayRefs: [{group: core, kind: Service, name: APEX, port: PORT}]`";
+                        gatewayapi:v1 with the Service as parent, `gatewayRefs: [{kind: Service, name: APEX, port: PORT}]`";
 
 /// `linkerd`
 pub static LINKERD: Flavour = Flavour {
@@ -34,7 +34,7 @@ pub static LINKERD: Flavour = Flavour {
     kind: kinds::TRAFFIC_SPLIT_V1ALPHA1,
     quantities: true,
     notice: "this writes a TrafficSplit, which Linkerd reads only with its SMI extension; since Linkerd 2.12 move to gatewayapi:v1 with \
-             the Service as parent, `gatewayRefs: [{group: core, kind: Service, name: APEX, port: PORT}]`",
+             the Service as parent, `gatewayRefs: [{kind: Service, name: APEX, port: PORT}]`",
 };
 
 /// `osm`

@@ -5,7 +5,7 @@
 //! v1beta2   VirtualService <apex> ──▶ VirtualRouter <apex> ──▶ VirtualNode <apex>-primary, <apex>-canary
 //! ```
 //! Both also write what leads to the canary alone, by its own name. The sidecars of pods ask for their `VirtualNode` before they start, so
-//! the nodes are made before the primary. AWS ends App Mesh on 30 September 2026, and a warning says so.
+//! the nodes are made before the primary. AWS ended App Mesh on 30 September 2026, and a warning says so.
 
 mod v1beta1;
 mod v1beta2;
@@ -23,7 +23,7 @@ use crate::api::{AnalysisMatch, Canary, CanaryService, parse_go_duration};
 use crate::object::{Object, ObjectRef, Reading, Write};
 use serde_json::{Map, Value, json};
 
-const NOTICE: &str = "AWS ends App Mesh on 30 September 2026: move to a mesh that reads the Gateway API (gatewayapi:v1), to Istio, or to \
+const NOTICE: &str = "AWS ended App Mesh on 30 September 2026: move to a mesh that reads the Gateway API (gatewayapi:v1), to Istio, or to \
                       a load balancer in front";
 
 /// On a Canary: `enabled` has the proxies of both sides write their access log to standard output.
