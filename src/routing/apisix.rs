@@ -89,7 +89,7 @@ impl Router for Apisix {
         let (name, target) = names(canary)?;
         let source = source(canary, &name, Split::PRIMARY, live).err();
         let split = |object: &Object| split(canary, object);
-        companion::observed((&target, &live(&target)), source, split, applied)
+        companion::observed((&target, &live(&target)), source.as_ref(), split, applied)
     }
 
     fn unfit(&self, canary: &Canary, live: &Lookup<'_>) -> Vec<RouteError> {

@@ -170,7 +170,7 @@ pub fn without_source(
 /// What the companion says. One that is not there leads nobody to the canary; as long as it can be made, that is no split yet.
 pub fn observed(
     (target, live): (&ObjectRef, &Reading),
-    source: Option<RouteError>,
+    source: Option<&RouteError>,
     split: impl FnOnce(&Object) -> Option<Split>,
     applied: impl FnOnce(&Object) -> Applied,
 ) -> Result<Observed, RouteError> {

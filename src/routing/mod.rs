@@ -410,7 +410,7 @@ pub fn table() -> Vec<(&'static str, Capabilities)> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-pub mod asked;
+pub(crate) mod asked;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod golden_tests;

@@ -98,7 +98,9 @@ impl Router for Nginx {
         let source = companion::ingress(canary, &name, live).err();
         // Nothing in an Ingress tells how far it is; the drain time covers what a controller needs to read it.
         let split = |object: &Object| Steering::of(settings).split(canary, object);
-        companion::observed((&target, &live(&target)), source, split, |_| Applied::Yes)
+        companion::observed((&target, &live(&target)), source.as_ref(), split, |_| {
+            Applied::Yes
+        })
     }
 
     fn unfit(&self, canary: &Canary, live: &Lookup<'_>) -> Vec<RouteError> {

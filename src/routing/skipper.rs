@@ -93,7 +93,9 @@ impl Router for Skipper {
         let (name, target) = nginx::names(canary)?;
         let source = companion::ingress(canary, &name, live).err();
         let split = |object: &Object| split_of(canary, object);
-        companion::observed((&target, &live(&target)), source, split, |_| Applied::Yes)
+        companion::observed((&target, &live(&target)), source.as_ref(), split, |_| {
+            Applied::Yes
+        })
     }
 
     fn unfit(&self, canary: &Canary, live: &Lookup<'_>) -> Vec<RouteError> {

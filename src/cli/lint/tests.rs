@@ -69,7 +69,7 @@ fn what_a_router_lacks_is_found_for_every_router_and_what_it_has_is_not() {
         .enumerate()
         .map(|(index, asked)| (index.to_string(), asked.canary.to_string()))
         .collect();
-    let mut found: std::collections::BTreeMap<&str, Vec<&Finding>> = Default::default();
+    let mut found = std::collections::BTreeMap::<&str, Vec<&Finding>>::new();
     let findings = lint(&files, "default", &setting());
     for one in findings.iter().filter(|one| one.rule == "router") {
         found.entry(&one.file).or_default().push(one);

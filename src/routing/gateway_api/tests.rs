@@ -800,6 +800,9 @@ fn the_example_in_the_documentation_is_true() {
     assert_eq!(canonical_json(&shown), canonical_json(&found));
 }
 
+/// Headers or query parameters of a request.
+type Texts = &'static [(&'static str, &'static str)];
+
 /// A request: path, headers, query parameters.
 type Sent<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [(&'a str, &'a str)]);
 
@@ -864,7 +867,6 @@ fn an_ab_test_by_query_and_header_sends_those_who_meet_it_to_the_canary_and_nobo
         "    port: 9898\n",
         "    port: 9898\n    match: [{uri: {prefix: /shop}, queryParams: {lang: {exact: en}}}, {uri: {exact: /till}}]\n",
     );
-    type Texts = &'static [(&'static str, &'static str)];
     let requests: [(Texts, Texts, bool); 10] = [
         (&[], &[("preview", "1")], true),
         (&[], &[("a", "b"), ("preview", "1")], true),
