@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
+use super::gates::Gates;
 use super::shop::{Gateway, PATIENCE, Plan, RATE, Shop, flawless, only_failed};
 use super::stays::{ENOUGH, Stays};
 use crate::bed::Bed;
@@ -16,6 +17,8 @@ use crate::load::{HeaderGroup, Load, LoadPlan, Mark, Report};
 pub const CROWD: f64 = 300.0;
 /// The name under which somebody edits by hand.
 const NIGHT_SHIFT: &str = "night-shift";
+/// A plane has read an object that is back within so long: Traefik waits up to two seconds from one change to the next.
+const READ_WITHIN: Duration = Duration::from_secs(4);
 
 /// What differs from plane to plane.
 pub struct Plane {
@@ -198,7 +201,7 @@ impl Plane {
     }
 
     /// A good release with a busy night shift.
-    async fn good(&self, shop: &Shop<'_>, stays: &Stays) -> Result<(Vec<Share>, Duration)> {
+    pub async fn good(&self, shop: &Shop<'_>, stays: &Stays) -> Result<(Vec<Share>, Duration)> {
         shop.release("1.1.0").await?;
         self.wait_weights(shop, (70, 30)).await?;
         stays.hold();
@@ -226,7 +229,7 @@ impl Plane {
     }
 
     /// A release that fails one request of twenty.
-    async fn bad(&self, shop: &Shop<'_>) -> Result<()> {
+    pub async fn bad(&self, shop: &Shop<'_>) -> Result<()> {
         let opened = shop.load()?.mark();
         shop.release_with("1.2.0", &[("ERROR_RATE", "0.05")])
             .await?;
@@ -250,58 +253,139 @@ impl Plane {
         only_failed(&report, "1.2.0")
     }
 
-    /// A good release during which somebody deletes the object: it comes back with the split of the run. Says how many requests met nobody
-    /// meanwhile, and how long it was away.
-    async fn deleted(&self, shop: &Shop<'_>, stays: &Stays) -> Result<(u64, Duration)> {
+    /// A good release during which somebody deletes the object: it comes back with the split of the run, and visitors are divided like that.
+    async fn deleted(&self, shop: &Shop<'_>, stays: &Stays) -> Result<(Absence, Share)> {
         let opened = shop.load()?.mark();
         shop.release("1.3.0").await?;
         self.wait_weights(shop, (70, 30)).await?;
         stays.hold();
+        flawless(&shop.load()?.settled_since(opened).await)?;
+        let gone = Gone::now(self, shop).await?;
         let (version, kind, object) = self.object;
         let api = shop
             .bed
             .api_of(version, kind, shop.namespace.name())
             .await?;
-        flawless(&shop.load()?.settled_since(opened).await)?;
-        let gone = shop.load()?.mark();
-        api.delete(object, &DeleteParams::background()).await?;
-        shop.note(format!("deleted {kind} {object}"));
-        let deleted = Instant::now();
         let there = async || Ok(api.get_opt(object).await?.map(drop));
         shop.bed
             .wait("the object to be back", Duration::from_secs(10), there)
             .await?;
-        let away = deleted.elapsed();
+        let away = gone.at.elapsed();
         ensure!(
             (self.weights)(&self.read(shop).await?) == (70, 30),
             "it comes back with the split of the run: {}",
             shop.status().await?
         );
-        // Until the plane has read that it was gone and that it is back, nobody is led anywhere: so many answers later both are over.
-        let over = async || {
-            let answered = shop.load()?.report_since(gone).answered();
-            Ok((answered >= ENOUGH).then_some(()))
-        };
-        shop.bed
-            .wait("the plane to have it again", PATIENCE, over)
-            .await?;
-        let again = shop.load()?.mark();
-        let lost = shop.load()?.settled_between(gone, again).await.lost();
+        let absence = gone.until_served(shop, away).await?;
         ensure!(
-            self.needed || lost == 0,
-            "{lost} requests were lost while the object was away, which nobody needed"
+            self.needed || absence.lost == 0,
+            "{} requests were lost while the object was away, which nobody needed",
+            absence.lost
         );
-        stays.let_go();
+        let again = shop.load()?.mark();
+        let share = stays.measure(shop, "1.3.0", 30).await?;
         shop.wait_phase("Succeeded").await?;
         shop.wait_only("1.3.0").await?;
         flawless(&shop.load()?.settled_since(again).await)?;
-        Ok((lost, away))
+        Ok((absence, share))
     }
 
     /// `gatewayapi:v1, HTTPRoute`
-    fn route(&self) -> String {
+    pub fn route(&self) -> String {
         format!("{}, {}", self.provider, self.object.1)
     }
+}
+
+/// What somebody has deleted, with visitors there.
+pub struct Gone {
+    mark: Mark,
+    /// When.
+    pub at: Instant,
+}
+
+/// What came of it.
+pub struct Absence {
+    /// Requests that nobody answered.
+    pub lost: u64,
+    /// How long the object was away.
+    pub away: Duration,
+    /// When the last request was lost, from the deletion on.
+    pub served: Duration,
+}
+
+impl std::fmt::Display for Absence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "the object was away for {:.2} s, {} requests were lost within {:.2} s",
+            self.away.as_secs_f64(),
+            self.lost,
+            self.served.as_secs_f64()
+        )
+    }
+}
+
+impl Gone {
+    /// Deletes the object that steers.
+    pub async fn now(plane: &Plane, shop: &Shop<'_>) -> Result<Self> {
+        let (version, kind, object) = plane.object;
+        let api = shop
+            .bed
+            .api_of(version, kind, shop.namespace.name())
+            .await?;
+        let mark = shop.load()?.mark();
+        api.delete(object, &DeleteParams::background()).await?;
+        shop.note(format!("deleted {kind} {object}"));
+        Ok(Self {
+            mark,
+            at: Instant::now(),
+        })
+    }
+
+    /// Waits until the plane has read that the object was gone and that it is back, which it was so long after the deletion. Fails where more
+    /// requests were lost than came in between.
+    pub async fn until_served(self, shop: &Shop<'_>, away: Duration) -> Result<Absence> {
+        let (mut lost, mut served) = (0, Duration::ZERO);
+        // So many answers after the last loss both are over.
+        let mut calm = self.mark;
+        shop.bed
+            .wait("the plane to have it again", PATIENCE, async || {
+                let load = shop.load()?;
+                let lost_by_now = load.report_since(self.mark).lost();
+                if lost_by_now > lost {
+                    (lost, served, calm) = (lost_by_now, self.at.elapsed(), load.mark());
+                }
+                let settled = self.at.elapsed() > away + READ_WITHIN;
+                let answered = load.report_since(calm).answered();
+                Ok((settled && answered >= ENOUGH / 4).then_some(()))
+            })
+            .await?;
+        let load = shop.load()?;
+        let lost = load.settled_between(self.mark, load.mark()).await.lost();
+        let absence = Absence { lost, away, served };
+        ensure!(
+            served <= away + READ_WITHIN,
+            "a plane reads an object that is back within {READ_WITHIN:?}, but {absence}"
+        );
+        let sent = CROWD * served.as_secs_f64();
+        ensure!(
+            lost as f64 <= sent.ceil(),
+            "no more requests are lost than the {sent:.0} that came meanwhile, but {absence}"
+        );
+        Ok(absence)
+    }
+}
+
+/// Waits until enough answers came since a mark, and reports on them.
+pub async fn enough(shop: &Shop<'_>, from: Mark) -> Result<Report> {
+    shop.bed
+        .wait("enough answers", PATIENCE, async || {
+            let answered = shop.load()?.report_since(from).answered();
+            Ok((answered >= ENOUGH).then_some(()))
+        })
+        .await?;
+    let load = shop.load()?;
+    Ok(load.settled_between(from, load.mark()).await)
 }
 
 /// A good release with a busy night shift, a bad one, and one during which the object that steers is deleted.
@@ -314,16 +398,17 @@ pub async fn release(bed: &Bed, name: &str, plane: &Plane) -> Result<()> {
     }));
     let shop = Shop::open(bed, name, plan).await?;
     plane.wait_weights(&shop, (100, 0)).await?;
-    let (shares, back) = plane.good(&shop, &stays).await?;
+    let (mut shares, back) = plane.good(&shop, &stays).await?;
     plane.bad(&shop).await?;
-    let (lost, away) = plane.deleted(&shop, &stays).await?;
-    println!("        weights put back after {back:?}, the object rebuilt after {away:?}");
+    let (absence, share) = plane.deleted(&shop, &stays).await?;
+    shares.push(share);
+    println!("        weights put back after {back:?}; {absence}");
     let whole = shop.close().await?;
     let figures = Figures::new(
         &plane.route(),
         plane.gateway.name(),
         &whole,
-        lost,
+        absence.lost,
         in_words(&shares),
     );
     bed.figures().note(name, figures);
@@ -343,7 +428,12 @@ pub async fn by_header(
 ) -> Result<()> {
     super::shop::serin(bed).await?;
     plane.gateway.start(bed).await?;
-    let mut plan = plane.plan(json!({"threshold": 2, "iterations": 3, "match": matches}));
+    let gates = Gates::start().await?;
+    gates.close("promotion");
+    let mut plan = plane.plan(json!({
+        "threshold": 2, "iterations": 2, "match": matches,
+        "webhooks": gates.hook("confirm-promotion", "promotion"),
+    }));
     plan.rate = 0.0;
     let mut shop = Shop::open(bed, name, plan).await?;
     bed.wait_served_at(plane.gateway.address(), &shop.host, Duration::from_secs(30))
@@ -380,10 +470,9 @@ pub async fn by_header(
         )
     })
     .await?;
-    let judged = shop.load()?.mark();
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let report = shop.load()?.report_between(judged, shop.load()?.mark());
+    let report = enough(&shop, shop.load()?.mark()).await?;
     told_apart(&report, insiders.len(), outsiders.len())?;
+    gates.open("promotion");
     shop.wait_phase("Succeeded").await?;
     shop.wait_only("1.1.0").await?;
     let whole = shop.close().await?;
