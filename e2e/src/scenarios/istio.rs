@@ -7,12 +7,13 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 
 use super::gates::Gates;
-use super::planes::{self, PLAIN, Plane, turned_over};
+use super::planes::{self, PLAIN, Plane, enough, turned_over};
 use super::shop::{self, Gateway, PATIENCE, Plan, RATE, Shop, flawless};
-use super::stays::Stays;
+use super::stays::{ENOUGH, Stays};
 use super::workloads;
 use crate::bed::Bed;
 use crate::bed::parts::ISTIO_TCP_PORT;
+use crate::figures::{Figures, Share};
 use crate::load::{HeaderGroup, Load, LoadPlan};
 
 pub const ISTIO: Plane = Plane {
@@ -139,10 +140,7 @@ pub async fn insiders(bed: &Bed) -> Result<()> {
             );
         }
     }
-    let report = shop
-        .load()?
-        .settled_between(judged, shop.load()?.mark())
-        .await;
+    let report = enough(&shop, judged).await?;
     for (group, version) in [("insiders", "1.1.0"), ("plain", "1.0.0")] {
         let answers = report.groups.get(group).cloned().unwrap_or_default();
         ensure!(
@@ -153,7 +151,14 @@ pub async fn insiders(bed: &Bed) -> Result<()> {
     gates.open("promotion");
     shop.wait_phase("Succeeded").await?;
     shop.wait_only("1.1.0").await?;
-    flawless(&shop.close().await?)
+    let whole = shop.close().await?;
+    let found = format!(
+        "by header, cookie and query: none of {} astray",
+        report.answered() + 5 * cases.len() as u64
+    );
+    let figures = Figures::new(&ISTIO.route(), Gateway::Istio.name(), &whole, 0, found);
+    bed.figures().note("istio-ab", figures);
+    flawless(&whole)
 }
 
 /// A canary by weights whose first step is copies: enough to find out a release that fails every request before anybody has met it.
@@ -197,8 +202,12 @@ pub async fn mirrored(bed: &Bed) -> Result<()> {
         (bad.share_of("1.1.0") - 1.0).abs() < f64::EPSILON,
         "no visitor may meet a release that is only sent copies:\n{bad}"
     );
-    println!("        {rate:.0} copies a second of {RATE:.0} requests, then {share}");
-    flawless(&shop.close().await?)
+    println!("        {rate:.0} copies a second of {RATE:.0} requests");
+    let whole = shop.close().await?;
+    let found = format!("copies of half first; {share}");
+    let figures = Figures::new(&ISTIO.route(), Gateway::Istio.name(), &whole, 0, found);
+    bed.figures().note("istio-mirrored", figures);
+    flawless(&whole)
 }
 
 /// Session affinity by both cookies.
@@ -222,8 +231,12 @@ pub async fn connections(bed: &Bed) -> Result<()> {
         ..Plan::default()
     };
     let shop = open(bed, "istio-tcp", plan).await?;
+    // None is kept for the next request.
+    let client = reqwest::Client::builder()
+        .pool_max_idle_per_host(0)
+        .build()?;
     let connect = async || -> Result<String> {
-        let answer = reqwest::Client::new()
+        let answer = client
             .get(format!("http://127.0.0.1:{ISTIO_TCP_PORT}"))
             .send()
             .await?;
@@ -241,7 +254,7 @@ pub async fn connections(bed: &Bed) -> Result<()> {
         Ok((connect().await? == "1.1.0").then_some(()))
     })
     .await?;
-    let (all, mut new) = (300_u32, 0_u32);
+    let (all, mut new) = (ENOUGH, 0_u32);
     for _ in 0..all {
         match connect().await?.as_str() {
             "1.1.0" => new += 1,
@@ -249,8 +262,8 @@ pub async fn connections(bed: &Bed) -> Result<()> {
             other => anyhow::bail!("nobody expected an answer of {other:?}"),
         }
     }
-    let (share, expected) = (f64::from(new) / f64::from(all), 0.3_f64);
-    let allowed = 4.0 * (expected * (1.0 - expected) / f64::from(all)).sqrt();
+    let (share, expected) = (f64::from(new) / all as f64, 0.3_f64);
+    let allowed = 4.0 * (expected * (1.0 - expected) / all as f64).sqrt();
     ensure!(
         (share - expected).abs() < allowed,
         "{new} of {all} connections led to the new release, expected {expected} ± {allowed:.2}"
@@ -263,6 +276,19 @@ pub async fn connections(bed: &Bed) -> Result<()> {
         async || Ok((connect().await? == "1.1.0").then_some(())),
     )
     .await?;
-    println!("        {new} of {all} connections at 30 %");
+    let share = Share {
+        asked: 30,
+        measured: share,
+        answers: all,
+    };
+    let figures = Figures {
+        route: "istio, VirtualService of connections".to_owned(),
+        plane: Gateway::Istio.name().to_owned(),
+        sent: all,
+        lost: 0,
+        away: 0,
+        split: share.to_string(),
+    };
+    bed.figures().note("istio-tcp", figures);
     Ok(())
 }

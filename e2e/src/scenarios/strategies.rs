@@ -5,16 +5,27 @@ use anyhow::{Result, ensure};
 use kube::api::DeleteParams;
 use serde_json::json;
 
+use super::gates::Gates;
+use super::planes::enough;
 use super::shop::{self, Gateway, PATIENCE, Plan, RATE, Shop, flawless};
 use crate::bed::Bed;
 use crate::bed::parts::GATEWAY;
+use crate::figures::Figures;
 use crate::load::{HeaderGroup, Load, LoadPlan};
+
+/// What the shops here are routed by.
+const ROUTE: &str = "gatewayapi:v1, HTTPRoute";
 
 /// A/B: those who carry the header get the new release, everybody else the old one, until it is promoted.
 pub async fn insiders_first(bed: &Bed) -> Result<()> {
     shop::serin(bed).await?;
+    let gates = Gates::start().await?;
+    gates.close("promotion");
     let plan = Plan {
-        analysis: json!({"threshold": 2, "iterations": 3, "match": [{"headers": {"x-canary": {"exact": "insider"}}}]}),
+        analysis: json!({
+            "threshold": 2, "iterations": 3, "match": [{"headers": {"x-canary": {"exact": "insider"}}}],
+            "webhooks": gates.hook("confirm-promotion", "promotion"),
+        }),
         rate: 0.0,
         ..Plan::default()
     };
@@ -22,11 +33,12 @@ pub async fn insiders_first(bed: &Bed) -> Result<()> {
     bed.wait_served(&shop.host, Duration::from_secs(30)).await?;
     let mut visitors = LoadPlan::new(GATEWAY, Some(&shop.host), RATE);
     visitors.users = 40;
-    visitors.groups = vec![HeaderGroup {
-        name: "insiders".to_owned(),
+    let group = |name: &str, value: &str| HeaderGroup {
+        name: name.to_owned(),
         share: 0.25,
-        headers: vec![("x-canary".to_owned(), "insider".to_owned())],
-    }];
+        headers: vec![("x-canary".to_owned(), value.to_owned())],
+    };
+    visitors.groups = vec![group("insiders", "insider"), group("outsiders", "outsider")];
     shop.load = Some(Load::start_plan(&visitors)?);
     shop.release("1.1.0").await?;
     shop.wait_weight(100).await?;
@@ -44,9 +56,26 @@ pub async fn insiders_first(bed: &Bed) -> Result<()> {
         },
     )
     .await?;
+    let report = enough(&shop, shop.load()?.mark()).await?;
+    for (group, versions) in &report.groups {
+        let expected = if group == "insiders" {
+            "1.1.0"
+        } else {
+            "1.0.0"
+        };
+        ensure!(
+            versions.keys().eq([expected]),
+            "{group} are answered by {expected} alone: {versions:?}"
+        );
+    }
+    gates.open("promotion");
     shop.wait_phase("Succeeded").await?;
     shop.wait_only("1.1.0").await?;
-    flawless(&shop.close().await?)
+    let whole = shop.close().await?;
+    let found = format!("by header: none of {} astray", report.answered());
+    let figures = Figures::new(ROUTE, Gateway::Traefik.name(), &whole, 0, found);
+    bed.figures().note("insiders-first", figures);
+    flawless(&whole)
 }
 
 /// Blue/Green with mirroring: copies of all requests go to the new release, whose answers nobody sees. They are enough to promote a good
@@ -98,10 +127,12 @@ pub async fn mirrored(bed: &Bed) -> Result<()> {
         bad.failed_of("1.2.0") == 0 && (bad.share_of("1.1.0") - 1.0).abs() < f64::EPSILON,
         "no visitor may meet a release that is only sent copies:\n{bad}"
     );
-    println!(
-        "        {rate:.0} copies a second of {RATE:.0} requests; a release that fails every request met nobody"
-    );
-    flawless(&shop.close().await?)
+    let whole = shop.close().await?;
+    println!("        {rate:.0} copies a second and more of {RATE:.0} requests");
+    let found = format!("copies alone: a bad release met none of {}", bad.answered());
+    let figures = Figures::new(ROUTE, Gateway::Contour.name(), &whole, 0, found);
+    bed.figures().note("mirrored", figures);
+    flawless(&whole)
 }
 
 /// Blue/Green: the new release is tested without visitors, gets all of them at once, and is promoted.

@@ -17,6 +17,7 @@ use super::handover::measured;
 use super::shop::{self, Gateway, INTERVAL, PATIENCE, Plan, RATE, Shop, flawless, only_failed};
 use crate::bed::Bed;
 use crate::bed::parts::GATEWAY;
+use crate::figures::Figures;
 use crate::load::{Load, LoadPlan, Mark};
 
 const HPA: &str = "autoscaling/v2";
@@ -532,7 +533,16 @@ pub async fn stay(bed: &Bed, story: &str, gateway: Gateway) -> Result<()> {
         .copied()
         .unwrap_or(0);
     measured(story, &report);
-    println!("        {back} of them met 1.0.0 after 1.1.0");
+    let route = match gateway {
+        Gateway::Istio => "istio, VirtualService",
+        _ => "gatewayapi:v1, HTTPRoute",
+    };
+    let found = format!(
+        "by cookie: {back} of {} answers led back",
+        before.answered()
+    );
+    let figures = Figures::new(route, gateway.name(), &report, 0, found);
+    bed.figures().note(story, figures);
     flawless(&report)?;
     ensure!(
         back == 0,
