@@ -28,6 +28,13 @@ const HTTP_ROUTE: Plane = Plane {
     ..PLAIN
 };
 
+/// The older version of the same kind.
+const V1BETA1: Plane = Plane {
+    provider: "gatewayapi:v1beta1",
+    object: ("gateway.networking.k8s.io/v1beta1", "HTTPRoute", "app"),
+    ..HTTP_ROUTE
+};
+
 const ISTIO: Plane = Plane {
     gateway: Gateway::IstioRoutes,
     ..HTTP_ROUTE
@@ -75,6 +82,10 @@ const ENVOY_GRPC: Plane = Plane {
 
 pub async fn traefik_httproute(bed: &Bed) -> Result<()> {
     planes::release(bed, "traefik-httproute", &HTTP_ROUTE).await
+}
+
+pub async fn traefik_httproute_v1beta1(bed: &Bed) -> Result<()> {
+    planes::release(bed, "traefik-httproute-v1beta1", &V1BETA1).await
 }
 
 pub async fn istio_httproute(bed: &Bed) -> Result<()> {

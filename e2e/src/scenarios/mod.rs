@@ -97,6 +97,7 @@ const SELDOM: &[&str] = &[
     "renewed-credentials",
     "contour-by-header",
     "traefik-httproute",
+    "traefik-httproute-v1beta1",
     "istio-httproute-by-header",
     "istio-by-source",
     "istio-delegated",
@@ -256,7 +257,7 @@ pub const ALL: &[Scenario] = &[
         Shared,
         "own-routes",
         own_route::planes,
-        "a VirtualService, an HTTPProxy, an IngressRoute, a TraefikService and a canary Ingress of the user's own split as asked and are given back; nothing is lost"
+        "routes of each kind of the user's own: split as asked, rolled back, a hand put back, what others add kept; one that is deleted is waited for"
     ),
     scenario!(
         Shared,
@@ -395,6 +396,12 @@ pub const ALL: &[Scenario] = &[
         "traefik-httproute",
         gateway_routes::traefik_httproute,
         "behind an HTTPRoute by Traefik: promoted, rolled back, hands and deletions undone; nothing else is lost"
+    ),
+    scenario!(
+        Shared,
+        "traefik-httproute-v1beta1",
+        gateway_routes::traefik_httproute_v1beta1,
+        "the same with v1beta1 of the HTTPRoute"
     ),
     scenario!(
         Shared,
