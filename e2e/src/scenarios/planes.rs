@@ -475,6 +475,7 @@ pub async fn by_header(
     gates.open("promotion");
     shop.wait_phase("Succeeded").await?;
     shop.wait_only("1.1.0").await?;
+    met_by_insiders_alone(&shop).await?;
     let whole = shop.close().await?;
     let figures = Figures::new(
         &plane.route(),
@@ -484,7 +485,28 @@ pub async fn by_header(
         format!("by header: none of {} astray", report.answered()),
     );
     bed.figures().note(name, figures);
-    flawless(&whole)
+    only_failed(&whole, "1.2.0")
+}
+
+/// A release that fails every second request is found out by those in the test, and nobody else meets it.
+async fn met_by_insiders_alone(shop: &Shop<'_>) -> Result<()> {
+    let opened = shop.load()?.mark();
+    shop.release_with("1.2.0", &[("ERROR_RATE", "0.5")]).await?;
+    shop.wait_phase("Progressing").await?;
+    shop.wait_phase("Failed").await?;
+    shop.wait_only("1.1.0").await?;
+    let report = shop.load()?.settled_since(opened).await;
+    ensure!(
+        report.failed_of("1.2.0") > 0,
+        "the bad release did fail requests"
+    );
+    for (group, versions) in &report.groups {
+        ensure!(
+            group.starts_with("in-") || versions.keys().eq(["1.1.0"]),
+            "group {group} gets 1.1.0 alone: {versions:?}"
+        );
+    }
+    Ok(())
 }
 
 /// Those in the test got the new release and nothing else, all others the old one.
