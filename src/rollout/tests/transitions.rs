@@ -106,10 +106,11 @@ fn a_seed_that_nobody_has_is_not_initialised() {
             .deny(primary.clone(), true)
             .deploy("podinfo:2")
             .run_until_calm();
-        let kept = cluster.writes.iter().map(Write::target);
-        let kept = kept
-            .filter(|target| target.kind == kinds::CONTROLLER_REVISION)
-            .last()
+        let kept = cluster
+            .writes
+            .iter()
+            .map(Write::target)
+            .rfind(|target| target.kind == kinds::CONTROLLER_REVISION)
             .unwrap();
         if !known {
             cluster.remove(&kept);
