@@ -183,6 +183,29 @@ fn a_weight_that_a_hand_changes_is_put_back_and_the_hand_is_named() {
 }
 
 #[test]
+fn a_hand_that_the_api_server_does_not_name_is_told_of_too() {
+    let mut cluster = shops();
+    at_twenty(&mut cluster);
+    cluster.forget_the_past();
+    cluster
+        .edit(&shop(), |route| {
+            route["spec"]["rules"][0]["backendRefs"][1]["weight"] = json!(95);
+            route["spec"]["rules"][0]["backendRefs"][0]["weight"] = json!(5);
+            route["metadata"]
+                .as_object_mut()
+                .unwrap()
+                .remove("managedFields");
+        })
+        .run_until_calm();
+    assert_eq!(shares(&cluster), ["20", "18", "20"]);
+    let told = cluster.texts().join("\n");
+    assert!(
+        told.contains("changed by somebody whom the API server does not name"),
+        "{told}"
+    );
+}
+
+#[test]
 fn what_else_a_hand_changes_is_left_and_told_to_nobody() {
     let mut cluster = shops();
     at_twenty(&mut cluster);

@@ -377,7 +377,8 @@ impl Router for OwnRoute {
             let changed =
                 shift::is_drift(canary, object, slots) || shift::is_replaced(canary, object);
             if observed.foreign_writer.is_none() && changed {
-                observed.foreign_writer = route_object::foreign_writer(object);
+                observed.foreign_writer =
+                    route_object::foreign_writer(object).or_else(|| unnamed(object));
             }
             if observed.applied == Applied::Yes {
                 observed.applied = accepted(&one.route, object);
@@ -415,6 +416,15 @@ impl Router for OwnRoute {
             })
             .collect())
     }
+}
+
+/// Who changed a route of which the API server names no writers: it keeps none from when the last of them let go until somebody applies it
+/// by server-side apply.
+fn unnamed(object: &Object) -> Option<String> {
+    let writers = object.at("/metadata/managedFields").as_array();
+    writers
+        .is_none_or(Vec::is_empty)
+        .then(|| "somebody whom the API server does not name".to_owned())
 }
 
 /// Whether the data plane has taken a route over as it is, where its status says so.
