@@ -6,17 +6,17 @@ use anyhow::{Context, Result, ensure};
 use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::planes::{CROWD, PLAIN, Plane, by_name};
+use super::planes::{CROWD, Gone, PLAIN, Plane, by_name, turned_over};
 use super::shop::{self, Gateway, PATIENCE, Plan, Shop, flawless, only_failed, own_service};
 use super::stays::Stays;
 use crate::bed::parts::GATEWAY;
 use crate::bed::{Bed, Namespace};
-use crate::figures::{Figures, in_words};
+use crate::figures::{Figures, Share, in_words};
 use crate::load::{Load, LoadPlan};
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 /// Requests per second on each of the two ways in beside the main one.
-const BESIDE: f64 = 60.0;
+const BESIDE: f64 = 100.0;
 
 /// The route of the shop's front: two rules that are shifted, a pin for testers, filters, a backend of somebody else, odd weights.
 fn front() -> Value {
@@ -200,9 +200,6 @@ pub async fn own_route(bed: &Bed) -> Result<()> {
     wait_weights(&shop, 25).await?;
     let loads = [shop.load()?, &api, &back];
     let shares = stays.measure_all(&shop, &loads, "1.1.0", 25).await?;
-    for (way, share) in ["/", "/api", "back"].into_iter().zip(&shares) {
-        println!("        {way}: {share}");
-    }
     shop.wait_weight(50).await?;
     stays.hold();
     wait_weights(&shop, 50).await?;
@@ -231,15 +228,17 @@ pub async fn own_route(bed: &Bed) -> Result<()> {
         "a route that changed meanwhile is read again, and nobody is told: {events:#?}"
     );
     let mut reports = Vec::new();
-    for (load, share) in [shop.close().await?, api.stop().await, back.stop().await]
-        .into_iter()
-        .zip(&shares)
-    {
+    let loads = [
+        ("front, the rule for all", shop.close().await?),
+        ("front, the rule for /api", api.stop().await),
+        ("back", back.stop().await),
+    ];
+    for ((way, load), share) in loads.into_iter().zip(&shares) {
         only_failed(&load, "1.2.0")?;
-        reports.push((load, share.to_string()));
+        reports.push((format!("own HTTPRoute {way}"), load, share.to_string()));
     }
-    for (report, split) in reports {
-        let figures = Figures::new("own HTTPRoute", Gateway::Traefik.name(), &report, 0, split);
+    for (route, report, split) in reports {
+        let figures = Figures::new(&route, Gateway::Traefik.name(), &report, 0, split);
         bed.figures().note("own-route", figures);
     }
     Ok(())
@@ -305,7 +304,27 @@ fn with_reference(api_version: &str, kind: &str, name: &str) -> Value {
 }
 
 /// Kinds of routes beside the Gateway API's, each on what carries it out.
-const PLANES: [Plane; 5] = [
+const PLANES: [Plane; 7] = [
+    Plane {
+        object: (GATEWAY_API, "HTTPRoute", "front"),
+        weights: |object| of_both(&object["spec"]["rules"][0]["backendRefs"]),
+        edit: || turned_over("/spec/rules/0/backendRefs"),
+        additions: || labelled("/spec/rules/0/name", &json!("main")),
+        own: || vec![own_service(), of_gateway_api("HTTPRoute")],
+        spec: || with_reference(GATEWAY_API, "HTTPRoute", "front"),
+        ..PLAIN
+    },
+    Plane {
+        object: (GATEWAY_API, "GRPCRoute", "front"),
+        weights: |object| of_both(&object["spec"]["rules"][0]["backendRefs"]),
+        edit: || turned_over("/spec/rules/0/backendRefs"),
+        additions: || labelled("/spec/rules/0/name", &json!("main")),
+        own: || vec![own_service(), of_gateway_api("GRPCRoute")],
+        spec: || with_reference(GATEWAY_API, "GRPCRoute", "front"),
+        service: || json!({"portName": "grpc", "appProtocol": "kubernetes.io/h2c"}),
+        grpc: true,
+        ..PLAIN
+    },
     Plane {
         gateway: Gateway::Istio,
         object: ("networking.istio.io/v1", "VirtualService", "front"),
@@ -314,6 +333,8 @@ const PLANES: [Plane; 5] = [
             let of = |side: usize| route[side]["weight"].as_i64().unwrap_or(0);
             (of(0), of(1))
         },
+        edit: || turned_over("/spec/http/0/route"),
+        additions: || labelled("/spec/http/0/name", &json!("main")),
         own: || {
             vec![
                 own_service(),
@@ -336,6 +357,11 @@ const PLANES: [Plane; 5] = [
         gateway: Gateway::Contour,
         object: ("projectcontour.io/v1", "HTTPProxy", "front"),
         weights: |object| of_both(&object["spec"]["routes"][0]["services"]),
+        edit: || turned_over("/spec/routes/0/services"),
+        additions: || {
+            let policy = json!({"set": [{"name": "x-night", "value": "shift"}]});
+            labelled("/spec/routes/0/responseHeadersPolicy", &policy)
+        },
         own: || {
             vec![
                 own_service(),
@@ -355,6 +381,8 @@ const PLANES: [Plane; 5] = [
         gateway: Gateway::Lenient,
         object: ("traefik.io/v1alpha1", "IngressRoute", "front"),
         weights: |object| of_both(&object["spec"]["routes"][0]["services"]),
+        edit: || turned_over("/spec/routes/0/services"),
+        additions: || labelled("/spec/routes/0/priority", &json!(10)),
         own: || vec![own_service(), ingress_route(&sides())],
         spec: || with_reference("traefik.io/v1alpha1", "IngressRoute", "front"),
         ..PLAIN
@@ -363,9 +391,13 @@ const PLANES: [Plane; 5] = [
         gateway: Gateway::Lenient,
         object: ("traefik.io/v1alpha1", "TraefikService", "split"),
         weights: |object| of_both(&object["spec"]["weighted"]["services"]),
+        edit: || turned_over("/spec/weighted/services"),
+        additions: || labelled("/spec/weighted/services/0/passHostHeader", &json!(true)),
         own: || {
             let split = json!({
-                "apiVersion": "traefik.io/v1alpha1", "kind": "TraefikService", "metadata": {"name": "split"},
+                "apiVersion": "traefik.io/v1alpha1", "kind": "TraefikService",
+                // Without any field beside the list the API server would not keep who writes it once Serin has let go of that.
+                "metadata": {"name": "split", "labels": {"team": "day"}},
                 "spec": {"weighted": {"services": sides()}},
             });
             let to_it = json!([{"kind": "TraefikService", "name": "split"}]);
@@ -382,6 +414,12 @@ const PLANES: [Plane; 5] = [
             let weight = weight.as_str().and_then(|text| text.parse().ok());
             weight.map_or((-1, -1), |weight: i64| (100 - weight, weight))
         },
+        edit: || {
+            let path = format!("/metadata/annotations/{}", CANARY_WEIGHT.replace('/', "~1"));
+            json!([{"op": "replace", "path": path, "value": "95"}])
+        },
+        additions: || json!([{"op": "add", "path": "/metadata/annotations/example.com~1owner", "value": "night-shift"}]),
+        needed: false,
         own: || {
             let of_nobody = json!({});
             let of_canary =
@@ -401,6 +439,25 @@ const CANARY_WEIGHT: &str = "nginx.ingress.kubernetes.io/canary-weight";
 
 fn of_both(backends: &Value) -> (i64, i64) {
     (by_name(backends, "app"), by_name(backends, "app-canary"))
+}
+
+/// What somebody adds beside and inside the list that has the weights.
+fn labelled(path: &str, value: &Value) -> Value {
+    json!([
+        {"op": "add", "path": "/metadata/labels", "value": {"team": "night"}},
+        {"op": "add", "path": path, "value": value},
+    ])
+}
+
+fn of_gateway_api(kind: &str) -> Value {
+    json!({
+        "apiVersion": GATEWAY_API, "kind": kind, "metadata": {"name": "front"},
+        "spec": {
+            "parentRefs": [{"name": "traefik", "namespace": "gateway"}],
+            "hostnames": ["app.${NAMESPACE}.bed"],
+            "rules": [{"backendRefs": sides()}],
+        },
+    })
 }
 
 fn ingress_route(services: &Value) -> Value {
@@ -441,41 +498,115 @@ pub async fn planes(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-/// A release through one kind: split as asked, given back as it was, and nothing is lost.
+/// Releases through one kind: split as asked whatever a night shift does, a bad one taken back, one during which the route itself is deleted.
+/// At rest it is what its user wrote, with what others added.
 async fn through(bed: &Bed, plane: &Plane) -> Result<()> {
     plane.gateway.start(bed).await?;
     let stays = Stays::start().await?;
     let analysis =
-        json!({"threshold": 1, "stepWeight": 30, "maxWeight": 60, "webhooks": stays.hooks()});
+        json!({"threshold": 2, "stepWeight": 30, "maxWeight": 60, "webhooks": stays.hooks()});
     let shop = Shop::open(bed, "own-routes", plane.plan(analysis)).await?;
-    let (api_version, kind, name) = plane.object;
-    let object = async || shop.namespace.get(api_version, kind, name).await;
-    let before = written(&object().await?);
-    shop.release("1.1.0").await?;
-    let mut shares = Vec::new();
-    for weight in [30, 60] {
-        plane.wait_weights(&shop, (100 - weight, weight)).await?;
-        stays.hold();
-        shares.push(stays.measure(&shop, "1.1.0", weight).await?);
-    }
-    shop.wait_phase("Succeeded").await?;
-    shop.wait_only("1.1.0").await?;
-    bed.wait("the route to be given back", PATIENCE, async || {
-        let now = written(&object().await?);
-        let same = now.0 == before.0 && now.1 == before.1;
-        Ok((same && !now.2.iter().any(|owner| owner == "serin")).then_some(()))
-    })
-    .await?;
+    let before = plane.read(&shop).await?;
+    let mut expected = before.clone();
+    let (mut shares, back) = plane.good(&shop, &stays).await?;
+    add(&mut expected, &(plane.additions)());
+    wait_as_before(&shop, plane, &expected).await?;
+    plane.bad(&shop).await?;
+    wait_as_before(&shop, plane, &expected).await?;
+    let lost = waited_for(&shop, plane, &stays, &mut shares).await?;
+    // Whoever applied it anew left out what others had added.
+    wait_as_before(&shop, plane, &before).await?;
+    println!("        weights put back after {back:?}");
     let whole = shop.close().await?;
     let figures = Figures::new(
-        &format!("own {kind}"),
+        &format!("own {}", plane.object.1),
         plane.gateway.name(),
         &whole,
-        0,
+        lost,
         in_words(&shares),
     );
     bed.figures().note("own-routes", figures);
-    flawless(&whole)
+    Ok(())
+}
+
+/// The `add` operations of a JSON patch on maps.
+fn add(object: &mut Value, operations: &Value) {
+    for operation in operations.as_array().into_iter().flatten() {
+        let path = operation["path"].as_str().unwrap_or_default();
+        let (parent, key) = path.rsplit_once('/').unwrap_or_default();
+        if let Some(parent) = object.pointer_mut(parent) {
+            parent[key.replace("~1", "/")] = operation["value"].clone();
+        }
+    }
+}
+
+/// Waits until the route is what its user and others wrote, with Serin down as owner of nothing.
+async fn wait_as_before(shop: &Shop<'_>, plane: &Plane, expected: &Value) -> Result<()> {
+    let parts = ["/spec", "/metadata/labels", "/metadata/annotations"];
+    let waited = shop
+        .bed
+        .wait("the route to be given back", PATIENCE, async || {
+            let now = plane.read(shop).await?;
+            let mut owners = now["metadata"]["managedFields"]
+                .as_array()
+                .into_iter()
+                .flatten();
+            let same = parts
+                .iter()
+                .all(|part| now.pointer(part) == expected.pointer(part))
+                && !owners
+                    .any(|entry| entry["manager"] == "serin" && entry["subresource"].is_null());
+            Ok(same.then_some(()))
+        })
+        .await;
+    waited.with_context(|| format!("expected it to be {expected}"))
+}
+
+/// A good release during which the user's own route is deleted. Serin can't make it: the run holds and says so, and goes on with its split
+/// once somebody has applied the route anew. Says how many requests were lost meanwhile.
+async fn waited_for(
+    shop: &Shop<'_>,
+    plane: &Plane,
+    stays: &Stays,
+    shares: &mut Vec<Share>,
+) -> Result<u64> {
+    let opened = shop.load()?.mark();
+    shop.release("1.3.0").await?;
+    plane.wait_weights(shop, (70, 30)).await?;
+    stays.hold();
+    flawless(&shop.load()?.settled_since(opened).await)?;
+    let gone = Gone::now(plane, shop).await?;
+    let (_, kind, name) = plane.object;
+    let missing = format!("{kind} {name}.{} not found", shop.namespace.name());
+    shop.bed
+        .wait("the status to say what is missing", PATIENCE, async || {
+            let status = shop.status().await?;
+            ensure!(
+                status["phase"] != "Failed",
+                "the run waits for the route: {status}"
+            );
+            Ok(status["conditions"]
+                .to_string()
+                .contains(&missing)
+                .then_some(()))
+        })
+        .await?;
+    let route = (plane.own)()
+        .into_iter()
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+        .context("the plane has its own route")?;
+    shop.apply_json(&route).await?;
+    let away = gone.at.elapsed();
+    plane.wait_weights(shop, (70, 30)).await?;
+    let absence = gone.until_served(shop, away).await?;
+    println!("        {absence}");
+    let again = shop.load()?.mark();
+    shares.push(stays.measure(shop, "1.3.0", 30).await?);
+    shop.wait_phase("Succeeded").await?;
+    shop.wait_only("1.3.0").await?;
+    plane.wait_weights(shop, (100, 0)).await?;
+    flawless(&shop.load()?.settled_since(again).await)?;
+    Ok(absence.lost)
 }
 
 /// The definition of a kind that nobody ever heard of.

@@ -50,7 +50,7 @@ impl Stays {
         Ok(shares.remove(0))
     }
 
-    /// The same for visitors of several ways in; enough are counted when all together are.
+    /// The same for visitors of several ways in, of each of which enough are counted.
     pub async fn measure_all(
         &self,
         shop: &Shop<'_>,
@@ -93,12 +93,14 @@ impl Stays {
                         return Ok(Some(()));
                     }
                     until = sent;
-                    let counted: u64 = loads
-                        .iter()
-                        .zip(from.iter().zip(&until))
-                        .map(|(load, (from, until))| load.report_between(*from, *until).answered())
-                        .sum();
-                    if counted >= ENOUGH {
+                    let enough =
+                        loads
+                            .iter()
+                            .zip(from.iter().zip(&until))
+                            .all(|(load, (from, until))| {
+                                load.report_between(*from, *until).answered() >= ENOUGH
+                            });
+                    if enough {
                         self.let_go();
                     }
                     Ok(None)
@@ -114,11 +116,12 @@ impl Stays {
                 answers: report.answered(),
             });
         }
-        let counted: u64 = shares.iter().map(|share| share.answers).sum();
-        ensure!(
-            counted >= ENOUGH,
-            "expected the canary to stay at {percent} % for {ENOUGH} answers, found {counted}"
-        );
+        for share in &shares {
+            ensure!(
+                share.answers >= ENOUGH,
+                "expected the canary to stay at {percent} % for {ENOUGH} answers, found {share}"
+            );
+        }
         Ok(shares)
     }
 }
