@@ -25,6 +25,7 @@ const HTTP_ROUTE: Plane = Plane {
             {"op": "add", "path": "/spec/rules/0/name", "value": "main"},
         ])
     },
+    queries: &[("?preview=1", "1.1.0"), ("?preview=0", "1.0.0")],
     ..PLAIN
 };
 
@@ -62,6 +63,7 @@ const GRPC_ROUTE: Plane = Plane {
     object: ("gateway.networking.k8s.io/v1", "GRPCRoute", "app"),
     service: || json!({"routeKind": "GRPCRoute", "portName": "grpc", "appProtocol": "kubernetes.io/h2c"}),
     grpc: true,
+    queries: &[],
     ..HTTP_ROUTE
 };
 
@@ -129,11 +131,15 @@ fn insiders() -> Value {
 }
 
 async fn by_header(bed: &Bed, name: &str, plane: &Plane) -> Result<()> {
+    let mut matches = insiders();
+    if let (Some(matches), false) = (matches.as_array_mut(), plane.queries.is_empty()) {
+        matches.push(json!({"queryParams": {"preview": {"exact": "1"}}}));
+    }
     planes::by_header(
         bed,
         name,
         plane,
-        insiders(),
+        matches,
         &[
             vec![("x-canary", "insider")],
             vec![("x-team", "shop-floor")],
@@ -160,4 +166,8 @@ pub async fn contour_routes_by_header(bed: &Bed) -> Result<()> {
 
 pub async fn envoy_by_header(bed: &Bed) -> Result<()> {
     by_header(bed, "envoy-httproute-by-header", &ENVOY).await
+}
+
+pub async fn envoy_calls_by_header(bed: &Bed) -> Result<()> {
+    by_header(bed, "envoy-grpcroute-by-header", &ENVOY_GRPC).await
 }

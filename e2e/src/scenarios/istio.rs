@@ -2,12 +2,11 @@
 //! the built-in queries ask for.
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::gates::Gates;
-use super::planes::{self, PLAIN, Plane, enough, turned_over};
+use super::planes::{self, Header, PLAIN, Plane, answer, enough, turned_over};
 use super::shop::{self, Gateway, PATIENCE, Plan, RATE, Shop, flawless};
 use super::stays::{ENOUGH, Stays};
 use super::workloads;
@@ -58,32 +57,6 @@ async fn open<'a>(bed: &'a Bed, story: &str, plan: Plan) -> Result<Shop<'a>> {
 /// bad one is found out by Istio's own series; and whatever people do to the route meanwhile, the split is that of the run.
 pub async fn release(bed: &Bed) -> Result<()> {
     planes::release(bed, "istio-release", &ISTIO).await
-}
-
-/// Name and value.
-type Header = (&'static str, &'static str);
-
-/// Who answers a request with these headers and this query.
-async fn answer(shop: &Shop<'_>, headers: &[Header], query: &str) -> Result<String> {
-    let mut map = HeaderMap::new();
-    for (name, value) in headers {
-        map.insert(
-            HeaderName::from_bytes(name.as_bytes())?,
-            HeaderValue::from_str(value)?,
-        );
-    }
-    let answer = reqwest::Client::new()
-        .get(format!("{}/{query}", shop.gateway.address()))
-        .header("host", &shop.host)
-        .headers(map)
-        .send()
-        .await?;
-    let version = answer
-        .headers()
-        .get(crate::demo_app::VERSION_HEADER)
-        .and_then(|version| version.to_str().ok())
-        .with_context(|| format!("an answer of {} without a version", answer.status()))?;
-    Ok(version.to_owned())
 }
 
 /// A/B: by header, by a part of the cookies, by query parameter, also where the service takes only some paths.

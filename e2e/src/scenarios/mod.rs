@@ -111,6 +111,7 @@ const SELDOM: &[&str] = &[
     "envoy-httproute",
     "envoy-httproute-by-header",
     "envoy-grpcroute",
+    "envoy-grpcroute-by-header",
     "own-routes",
     "metrics-backends",
     "flaggers-queries",
@@ -148,6 +149,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "envoy-httproute",
             "envoy-httproute-by-header",
             "envoy-grpcroute",
+            "envoy-grpcroute-by-header",
         ],
     ),
     (
@@ -413,7 +415,7 @@ pub const ALL: &[Scenario] = &[
         Shared,
         "istio-httproute-by-header",
         gateway_routes::istio_by_header,
-        "A/B behind an HTTPRoute by Istio: either of two headers leads to the new release, and nothing else does"
+        "A/B behind an HTTPRoute by Istio: either of two headers, or a query parameter, leads to the new release, and nothing else does"
     ),
     scenario!(
         Shared,
@@ -425,7 +427,7 @@ pub const ALL: &[Scenario] = &[
         Shared,
         "mesh-httproute-by-header",
         gateway_routes::mesh_by_header,
-        "A/B in Istio's mesh: either of two headers leads to the new release, and nothing else does"
+        "A/B in Istio's mesh: either of two headers, or a query parameter, leads to the new release, and nothing else does"
     ),
     scenario!(
         Shared,
@@ -437,7 +439,7 @@ pub const ALL: &[Scenario] = &[
         Shared,
         "contour-httproute-by-header",
         gateway_routes::contour_routes_by_header,
-        "A/B behind an HTTPRoute by Contour: either of two headers leads to the new release, and nothing else does"
+        "A/B behind an HTTPRoute by Contour: either of two headers, or a query parameter, leads to the new release, and nothing else does"
     ),
     scenario!(
         Shared,
@@ -449,7 +451,7 @@ pub const ALL: &[Scenario] = &[
         Shared,
         "envoy-httproute-by-header",
         gateway_routes::envoy_by_header,
-        "A/B behind an HTTPRoute by Envoy Gateway: either of two headers leads to the new release, and nothing else does"
+        "A/B behind an HTTPRoute by Envoy Gateway: either of two headers, or a query parameter, leads to the new release, and nothing else does"
     ),
     scenario!(
         Shared,
@@ -474,6 +476,12 @@ pub const ALL: &[Scenario] = &[
         "envoy-grpcroute",
         gateway_routes::envoy_grpcroute,
         "behind a GRPCRoute by Envoy Gateway, with calls of gRPC: promoted, rolled back, hands and deletions undone"
+    ),
+    scenario!(
+        Shared,
+        "envoy-grpcroute-by-header",
+        gateway_routes::envoy_calls_by_header,
+        "A/B behind a GRPCRoute by Envoy Gateway: calls with either of two metadata keys go to the new release, and nothing else does"
     ),
     scenario!(
         Shared,

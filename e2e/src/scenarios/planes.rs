@@ -2,8 +2,9 @@
 //! every request. What differs from plane to plane is a [`Plane`].
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use kube::api::{DeleteParams, Patch, PatchParams};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::gates::Gates;
@@ -11,7 +12,7 @@ use super::shop::{Gateway, PATIENCE, Plan, RATE, Shop, flawless, only_failed};
 use super::stays::{ENOUGH, Stays};
 use crate::bed::Bed;
 use crate::figures::{Figures, Share, in_words};
-use crate::load::{HeaderGroup, Load, LoadPlan, Mark, Report};
+use crate::load::{HeaderGroup, Load, Mark, Report};
 
 /// Requests per second where splits are measured.
 pub const CROWD: f64 = 300.0;
@@ -41,6 +42,8 @@ pub struct Plane {
     pub taken_over: bool,
     /// Whether visitors call a method of gRPC.
     pub grpc: bool,
+    /// Where an A/B test asks for a query parameter too: queries, and who answers them.
+    pub queries: &'static [(&'static str, &'static str)],
     /// How the release is measured.
     pub metrics: fn() -> Value,
     /// The requests of the canary as the plane counts them, for the built-in queries; empty where the app is measured.
@@ -62,6 +65,7 @@ pub const PLAIN: Plane = Plane {
     service: || json!({}),
     taken_over: false,
     grpc: false,
+    queries: &[],
     metrics: BUILT_IN,
     counted: "",
     needed: true,
@@ -438,7 +442,7 @@ pub async fn by_header(
     let mut shop = Shop::open(bed, name, plan).await?;
     bed.wait_served_at(plane.gateway.address(), &shop.host, Duration::from_secs(30))
         .await?;
-    let mut visitors = LoadPlan::new(plane.gateway.address(), Some(&shop.host), RATE);
+    let mut visitors = shop.visitors(RATE);
     visitors.users = 40;
     let groups = [("in", insiders), ("out", outsiders)];
     visitors.groups = groups
@@ -472,6 +476,15 @@ pub async fn by_header(
     .await?;
     let report = enough(&shop, shop.load()?.mark()).await?;
     told_apart(&report, insiders.len(), outsiders.len())?;
+    for (query, expected) in plane.queries {
+        for _ in 0..5 {
+            let found = answer(&shop, &[], query).await?;
+            ensure!(
+                found == *expected,
+                "{query} leads to {expected}, but {found} answered"
+            );
+        }
+    }
     gates.open("promotion");
     shop.wait_phase("Succeeded").await?;
     shop.wait_only("1.1.0").await?;
@@ -507,6 +520,32 @@ async fn met_by_insiders_alone(shop: &Shop<'_>) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Name and value.
+pub type Header = (&'static str, &'static str);
+
+/// Who answers a request with these headers and this query.
+pub async fn answer(shop: &Shop<'_>, headers: &[Header], query: &str) -> Result<String> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.insert(
+            HeaderName::from_bytes(name.as_bytes())?,
+            HeaderValue::from_str(value)?,
+        );
+    }
+    let answer = reqwest::Client::new()
+        .get(format!("{}/{query}", shop.gateway.address()))
+        .header("host", &shop.host)
+        .headers(map)
+        .send()
+        .await?;
+    let version = answer
+        .headers()
+        .get(crate::demo_app::VERSION_HEADER)
+        .and_then(|version| version.to_str().ok())
+        .with_context(|| format!("an answer of {} without a version", answer.status()))?;
+    Ok(version.to_owned())
 }
 
 /// Those in the test got the new release and nothing else, all others the old one.

@@ -281,11 +281,7 @@ impl<'a> Shop<'a> {
         self.bed
             .wait_served_at(self.gateway.address(), &self.host, Duration::from_secs(30))
             .await?;
-        let method = if self.grpc { GRPC_METHOD } else { "" };
-        let url = format!("{}{method}", self.gateway.address());
-        let mut plan = LoadPlan::new(&url, Some(&self.host), rate);
-        plan.grpc = self.grpc;
-        self.load = Some(Load::start_plan(&plan)?);
+        self.load = Some(Load::start_plan(&self.visitors(rate))?);
         self.bed
             .wait(
                 "the first second of traffic",
@@ -300,6 +296,16 @@ impl<'a> Shop<'a> {
                 },
             )
             .await
+    }
+
+    /// So many visitors a second, as they come to this shop.
+    #[must_use]
+    pub fn visitors(&self, rate: f64) -> LoadPlan {
+        let method = if self.grpc { GRPC_METHOD } else { "" };
+        let url = format!("{}{method}", self.gateway.address());
+        let mut plan = LoadPlan::new(&url, Some(&self.host), rate);
+        plan.grpc = self.grpc;
+        plan
     }
 
     pub fn load(&self) -> Result<&Load> {
