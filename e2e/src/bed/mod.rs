@@ -169,9 +169,7 @@ impl Bed {
 
     async fn bring_up_second_gateway(&self) -> Result<()> {
         let tools = tokio::task::spawn_blocking(tools::contour).await??;
-        let definitions = std::fs::read_to_string(&tools.definitions)
-            .with_context(|| format!("reading {}", tools.definitions.display()))?;
-        self.apply(&definitions).await?;
+        self.apply_file(&tools.definitions).await?;
         self.apply(include_str!("../../manifests/second-gateway.yaml"))
             .await?;
         self.start_part(Part::Contour).await?;
@@ -186,9 +184,7 @@ impl Bed {
 
     async fn bring_up_envoy_gateway(&self) -> Result<()> {
         let tools = tokio::task::spawn_blocking(tools::envoy_gateway).await??;
-        let definitions = std::fs::read_to_string(&tools.definitions)
-            .with_context(|| format!("reading {}", tools.definitions.display()))?;
-        self.apply(&definitions).await?;
+        self.apply_file(&tools.definitions).await?;
         self.apply(include_str!("../../manifests/envoy-gateway.yaml"))
             .await?;
         let output = tokio::process::Command::new(&tools.control_plane)
@@ -232,9 +228,7 @@ impl Bed {
     /// Istio's custom resources.
     pub async fn install_istio_definitions(&self) -> Result<()> {
         let tools = tokio::task::spawn_blocking(tools::istio).await??;
-        let definitions = std::fs::read_to_string(&tools.definitions)
-            .with_context(|| format!("reading {}", tools.definitions.display()))?;
-        self.apply(&definitions).await
+        self.apply_file(&tools.definitions).await
     }
 
     /// Brings up a Traefik that reads Ingresses with nginx's annotations and Traefik's own resources, unless it is up, at
@@ -252,12 +246,16 @@ impl Bed {
 
     async fn bring_up_ingress_gateway(&self) -> Result<()> {
         let file = tokio::task::spawn_blocking(tools::traefik_definitions).await??;
-        let definitions = std::fs::read_to_string(&file)
-            .with_context(|| format!("reading {}", file.display()))?;
-        self.apply(&definitions).await?;
+        self.apply_file(&file).await?;
         self.apply(include_str!("../../manifests/ingress-class.yaml"))
             .await?;
         self.start_part(Part::TraefikIngress).await
+    }
+
+    async fn apply_file(&self, file: &Path) -> Result<()> {
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+        self.apply(&text).await
     }
 
     /// Custom resources and Serin's rights.
