@@ -298,6 +298,14 @@ async fn run(backend: &Backend, case: Case) -> Option<Result<(), String>> {
     if !expected.check(&found) {
         let _ = write!(wrong, "expected {expected:?}, found {found:?}. ");
     }
+    let bound = if case == Case::Slow {
+        Duration::from_secs(8)
+    } else {
+        Duration::from_secs(30)
+    };
+    if begun.elapsed() > bound {
+        let _ = write!(wrong, "took {:?}. ", begun.elapsed());
+    }
     if case == Case::Redirect && !elsewhere.seen().is_empty() {
         let _ = write!(wrong, "the other host was asked {:?}. ", elsewhere.seen());
     }

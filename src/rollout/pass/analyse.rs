@@ -1,7 +1,7 @@
 //! Progressing: readiness of both sides first, then a round of checks when it is due, then the next step of the strategy.
 
 use super::gates::end_wait;
-use super::hold::{WAIT_CANARY, WAIT_PRIMARY, WAIT_ROUTE};
+use super::hold::{WAIT_CANARY, WAIT_PRIMARY, waits_for_route};
 use super::reasons::with_reasons;
 use super::{Pass, clear_wait, split_of, weights};
 use crate::api::{FailureMode, HookType, Phase, Run, Strategy, Verdict};
@@ -145,9 +145,7 @@ impl<'a> Pass<'a> {
         if run.step > 0 {
             match view.carries(split_of(&run)).and_then(|()| view.applied()) {
                 Err(why) => return self.check_unapplied(view, &run, &round, &why),
-                Ok(()) if run.waiting_for.as_deref() == Some(WAIT_ROUTE) => {
-                    return self.begin_step_anew();
-                }
+                Ok(()) if waits_for_route(&run) => return self.begin_step_anew(),
                 Ok(()) => {}
             }
         }
@@ -162,8 +160,7 @@ impl<'a> Pass<'a> {
         if self.asked_to_roll_back(view, round) || !self.needs.is_empty() {
             return;
         }
-        let waits = run.waiting_for.as_deref() == Some(WAIT_ROUTE);
-        if waits && run.pre_rollout_passed && view.carries(split_of(run)).is_ok() {
+        if waits_for_route(run) && run.pre_rollout_passed && view.carries(split_of(run)).is_ok() {
             let Some(measured) = self.measure(view, round) else {
                 return;
             };
@@ -173,11 +170,6 @@ impl<'a> Pass<'a> {
                 if self.stage() == Some(Stage::RollingBack) {
                     return;
                 }
-                self.with_run(|present| {
-                    present.waiting_for.clone_from(&run.waiting_for);
-                    present.waiting_since = run.waiting_since;
-                    present.deadline_at = run.deadline_at;
-                });
             }
         }
         self.hold_for_route(view, run, why);

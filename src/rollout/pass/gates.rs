@@ -1,5 +1,6 @@
 //! The gates within a run: confirm-traffic-increase and confirm-promotion. A closed gate holds the step; the checks go on.
 
+use super::hold::waits_for_route;
 use super::{Pass, clear_wait};
 use crate::api::{FailureMode, HookType, Phase, Run};
 use crate::rollout::checks;
@@ -123,9 +124,9 @@ pub(super) fn gate_of(run: &Run) -> Option<&str> {
     run.waiting_for.as_deref()?.strip_prefix("gate ")
 }
 
-/// Ends a wait that a check has answered; a gate stays closed whatever checks say, and its time runs on.
+/// Ends a wait that a check has answered; a gate stays closed and a route unapplied whatever checks say, and their time runs on.
 pub(super) fn end_wait(run: &mut Run) {
-    if gate_of(run).is_none() {
+    if gate_of(run).is_none() && !waits_for_route(run) {
         clear_wait(run);
     }
 }

@@ -14,6 +14,16 @@ pub(super) const WAIT_CANARY: &str = "the canary to become ready";
 pub(super) const WAIT_PRIMARY: &str = "the primary to become ready";
 pub(super) const WAIT_ROUTE: &str = "the route to be applied";
 
+/// Whether a run waits for that.
+pub(super) fn waits_for_route(run: &Run) -> bool {
+    run.waiting_for.as_deref() == Some(WAIT_ROUTE)
+}
+
+/// What is said of it.
+pub(super) fn not_applied(why: &str) -> String {
+    format!("The route is not applied yet: {why}")
+}
+
 impl<'a> Pass<'a> {
     /// Data came back.
     pub(super) fn end_silence(&mut self) {
@@ -89,11 +99,10 @@ impl<'a> Pass<'a> {
     }
 
     pub(super) fn hold_for_route(&mut self, view: &View<'a>, run: &Run, why: &str) {
-        let text = format!("The route is not applied yet: {why}");
+        let text = not_applied(why);
         let deadline = signed(self.canary.spec.progress_deadline());
         let grace = self.interval();
-        let waits = run.waiting_for.as_deref() == Some(WAIT_ROUTE);
-        if !waits && !self.is_past(run.next_check_at, grace) {
+        if !waits_for_route(run) && !self.is_past(run.next_check_at, grace) {
             return self.wake_after(run.next_check_at, grace);
         }
         if self.wait_for(WAIT_ROUTE, &text, Some(deadline), None) {

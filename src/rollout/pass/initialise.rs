@@ -1,7 +1,7 @@
 //! The phases before the first promotion: the primary is made, and only when it is ready do Service and route lead to it. Until then
 //! the user's own workload serves, whatever happens.
 
-use super::hold::WAIT_ROUTE;
+use super::hold::{WAIT_ROUTE, not_applied, waits_for_route};
 use super::promote::drain_from;
 use super::reasons::{Moment, with_reasons};
 use super::{Pass, clear_wait, split_of, weights};
@@ -118,16 +118,12 @@ impl<'a> Pass<'a> {
     /// Says why the route is waited for when that is more than a moment: nothing else is to be seen of a gateway that never takes it on.
     fn tell_of_route(&mut self, view: &View<'a>) {
         let Some(run) = self.run_ref() else { return };
-        let (since, waits) = (
-            run.drain_from,
-            run.waiting_for.as_deref() == Some(WAIT_ROUTE),
-        );
+        let (since, waits) = (run.drain_from, waits_for_route(run));
         match view.carries(Split::PRIMARY).and_then(|()| view.applied()) {
             Ok(()) if waits => self.with_run(clear_wait),
             Err(why) if !waits && self.is_past(since, self.interval()) => {
                 let deadline = signed(self.canary.spec.progress_deadline());
-                let text = format!("The route is not applied yet: {why}");
-                self.wait_for(WAIT_ROUTE, &text, Some(deadline), since);
+                self.wait_for(WAIT_ROUTE, &not_applied(&why), Some(deadline), since);
             }
             Err(_) if !waits => self.wake_after(since, self.interval()),
             _ => {}
