@@ -16,41 +16,64 @@ use crate::tools::project_root;
 
 const PORT: &str = "9443";
 
-/// A server's certificate with its key, and the authority that made it; all PEM.
+/// Who makes certificates.
+pub struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A server's certificate with its key, both PEM.
 pub struct Issued {
-    pub authority: String,
     pub certificate: String,
     pub key: String,
 }
 
-/// Makes an authority and a certificate for `names`.
-pub fn issue(names: Vec<String>) -> Result<Issued> {
-    let mut authority = CertificateParams::default();
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, "admission-ca");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let key = KeyPair::generate()?;
-    let pem = authority.self_signed(&key)?.pem();
-    let issuer = Issuer::new(authority, key);
-    let mut server = CertificateParams::new(names)?;
-    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let key = KeyPair::generate()?;
-    Ok(Issued {
-        authority: pem,
-        certificate: server.signed_by(&key, &issuer)?.pem(),
-        key: key.serialize_pem(),
-    })
+impl Authority {
+    /// A new one, which nobody trusts yet.
+    pub fn new() -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "admission-ca");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate()?;
+        Ok(Self {
+            pem: params.self_signed(&key)?.pem(),
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// Its own certificate.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// Its own key.
+    pub fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// Makes a certificate for `names`.
+    pub fn issue(&self, names: Vec<String>) -> Result<Issued> {
+        let mut server = CertificateParams::new(names)?;
+        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate()?;
+        Ok(Issued {
+            certificate: server.signed_by(&key, &self.issuer)?.pem(),
+            key: key.serialize_pem(),
+        })
+    }
 }
 
-/// The same for 127.0.0.1 in `folder`, as a mounted Secret has it. Returns the authority.
+/// Puts a new authority's certificate for 127.0.0.1 into `folder`, as a mounted Secret has it. Returns the authority.
 fn issue_in(folder: &Path) -> Result<String> {
-    let issued = issue(vec!["127.0.0.1".to_owned()])?;
+    let authority = Authority::new()?;
+    let issued = authority.issue(vec!["127.0.0.1".to_owned()])?;
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("tls.key"), issued.key)?;
     std::fs::write(folder.join("tls.crt"), issued.certificate)?;
-    Ok(issued.authority)
+    Ok(authority.pem)
 }
 
 /// The chart's webhook configuration, led to this bed's controller instead of to a Service.

@@ -6,7 +6,7 @@ use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use super::admission::{Issued, apply, base64, canary, issue, wait_denied};
+use super::admission::{Authority, Issued, apply, base64, canary, wait_denied};
 use super::installed::{HOME, install};
 use super::shop::PATIENCE;
 use crate::bed::Bed;
@@ -14,6 +14,10 @@ use crate::tools::project_root;
 
 /// What the chart calls its Service, its Secret, and the Certificate that it asks cert-manager for.
 const NAME: &str = "serin-admission";
+/// The authority that the chart asks cert-manager for: an Issuer, a Certificate and a Secret.
+const AUTHORITY: &str = "serin-admission-ca";
+/// The kinds' version.
+const CERT_MANAGERS: &str = "cert-manager.io/v1";
 /// The webhook configuration, which is of no namespace.
 const CONFIGURATION: &str = "serin-admission.serin-system";
 /// What cert-manager has put into the webhook configuration: the authority of a Certificate.
@@ -84,33 +88,55 @@ async fn cert_managers(bed: &Bed) -> Result<()> {
         bed.apply(&cert_managers_kind(kind)).await?;
     }
     let values = "crds.install=false,admission.enabled=true,admission.certManager.enabled=true";
+    let authority = Authority::new()?;
     // Helm waits for pods, and these for the Secret.
     let set = ["--set", values];
-    let (_, first) = futures::try_join!(install(bed, &set), act_as_cert_manager(bed))?;
+    futures::try_join!(install(bed, &set), act_as_cert_manager(bed, &authority))?;
     through_the_service(bed).await?;
+    let injected = base64(authority.pem());
     ensure!(
-        authority(bed).await? == base64(&first),
+        self::authority(bed).await? == injected,
         "the authority is not the injected one"
     );
     judges(bed, "cert-manager's certificate").await?;
 
     upgrade(bed).await?;
     ensure!(
-        authority(bed).await? == base64(&first),
+        self::authority(bed).await? == injected,
         "the upgrade took away what cert-manager had injected"
     );
     judges(bed, "cert-manager's certificate after an upgrade").await?;
 
-    // A renewal reaches the pods by the mounted Secret alone.
+    // A renewal reaches the pods by the mounted Secret alone, each at its own time.
     let pods = pods(bed).await?;
-    let second = act_as_cert_manager(bed).await?;
-    ensure!(first != second, "nothing was renewed");
+    certify(bed, &authority).await?;
+    let (mut asked, bad) = (0, canary("bad", 990.0));
+    let renewed = async || {
+        asked += 1;
+        let (taken, said) = apply(bed, &bad, &["--dry-run=server"]).await?;
+        let all = pods.iter().all(|pod| has_a_new_certificate(bed, pod));
+        Ok((taken || all).then_some((taken, said)))
+    };
+    let (taken, said) = bed
+        .wait("both pods to have the new certificate", PATIENCE, renewed)
+        .await?;
+    ensure!(
+        !taken,
+        "while the certificate was renewed a bad canary got in, asked {asked} times:\n{said}"
+    );
     judges(bed, "the renewed certificate").await?;
     ensure!(
         pods == self::pods(bed).await?,
         "pods were replaced for a renewal"
     );
     Ok(())
+}
+
+/// Whether this pod tells of a certificate that it took on while it ran.
+fn has_a_new_certificate(bed: &Bed, pod: &str) -> bool {
+    let log = format!("logs/pods/{HOME}_{pod}_serin.log");
+    std::fs::read_to_string(bed.state().join(log))
+        .is_ok_and(|log| log.contains("the admission webhook has a new certificate"))
 }
 
 /// A bad canary is denied with field and value, a doubtful one is let in with a warning, a good one without a word.
@@ -208,39 +234,20 @@ async fn secret(bed: &Bed) -> Result<Value> {
     Ok(json!(secret.data))
 }
 
-/// Does what cert-manager does: makes what the chart's Certificate asks for, keeps it in the Secret that it names, and puts the authority
-/// into the webhook configuration whose annotation names that Certificate. Returns the authority.
-async fn act_as_cert_manager(bed: &Bed) -> Result<String> {
-    let certificates = "cert-manager.io/v1";
-    let certificate = bed
-        .wait("the chart's Certificate", PATIENCE, async || {
-            let certificate = bed.get(certificates, "Certificate", HOME, NAME).await;
-            Ok(certificate.ok())
-        })
-        .await?;
-    let spec = &certificate.data["spec"];
-    let issuer = &spec["issuerRef"];
-    ensure!(issuer["kind"] == "Issuer", "{spec:#}");
-    let issuer = issuer["name"].as_str().context("no issuer")?;
-    let issuer = bed.get(certificates, "Issuer", HOME, issuer).await?;
+/// Does what cert-manager does: makes the authority and the certificate that the chart's Certificates ask for, and puts the authority into the
+/// webhook configuration whose annotation names the latter.
+async fn act_as_cert_manager(bed: &Bed, authority: &Authority) -> Result<()> {
+    let asked = certificate(bed, AUTHORITY).await?;
     ensure!(
-        issuer.data["spec"]["selfSigned"].is_object(),
-        "{}",
-        issuer.data
+        asked["isCA"] == true && issuer(bed, &asked).await?["selfSigned"].is_object(),
+        "{asked:#}"
     );
-    let names: Vec<String> = serde_json::from_value(spec["dnsNames"].clone())?;
-    let Issued {
-        authority,
-        certificate,
-        key,
-    } = issue(names)?;
-    let name = spec["secretName"].as_str().context("no secretName")?;
-    let secret = json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {"name": name, "namespace": HOME},
-        "stringData": {"ca.crt": authority, "tls.crt": certificate, "tls.key": key},
-    });
-    bed.apply(&secret.to_string()).await?;
+    let own = Issued {
+        certificate: authority.pem().to_owned(),
+        key: authority.key(),
+    };
+    keep(bed, &asked, authority, own).await?;
+    certify(bed, authority).await?;
 
     let configuration = bed
         .wait("the webhook configuration", PATIENCE, async || {
@@ -253,7 +260,7 @@ async fn act_as_cert_manager(bed: &Bed) -> Result<String> {
         "the annotation names {from:?}"
     );
     let bundle = json!([{
-        "op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": base64(&authority),
+        "op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": base64(authority.pem()),
     }]);
     bed.api_of(
         "admissionregistration.k8s.io/v1",
@@ -267,5 +274,49 @@ async fn act_as_cert_manager(bed: &Bed) -> Result<String> {
         &Patch::Json::<()>(serde_json::from_value(bundle)?),
     )
     .await?;
-    Ok(authority)
+    Ok(())
+}
+
+/// Makes a certificate for the webhook, as its Certificate asks, by the authority whose Secret its Issuer names.
+async fn certify(bed: &Bed, authority: &Authority) -> Result<()> {
+    let asked = certificate(bed, NAME).await?;
+    let kept = certificate(bed, AUTHORITY).await?["secretName"].take();
+    let from = &issuer(bed, &asked).await?["ca"]["secretName"];
+    ensure!(
+        *from == kept,
+        "the issuer's authority is kept in {from}, not in {kept}"
+    );
+    let names = serde_json::from_value(asked["dnsNames"].clone())?;
+    keep(bed, &asked, authority, authority.issue(names)?).await
+}
+
+/// What a Certificate of the chart asks for.
+async fn certificate(bed: &Bed, name: &str) -> Result<Value> {
+    let mut certificate = bed
+        .wait("the chart's Certificate", PATIENCE, async || {
+            let certificate = bed.get(CERT_MANAGERS, "Certificate", HOME, name).await;
+            Ok(certificate.ok())
+        })
+        .await?;
+    Ok(certificate.data["spec"].take())
+}
+
+/// How the Issuer that a Certificate names makes certificates.
+async fn issuer(bed: &Bed, asked: &Value) -> Result<Value> {
+    let named = &asked["issuerRef"];
+    ensure!(named["kind"] == "Issuer", "{asked:#}");
+    let name = named["name"].as_str().context("no issuer")?;
+    let mut issuer = bed.get(CERT_MANAGERS, "Issuer", HOME, name).await?;
+    Ok(issuer.data["spec"].take())
+}
+
+/// Keeps what was issued in the Secret that the Certificate names.
+async fn keep(bed: &Bed, asked: &Value, authority: &Authority, issued: Issued) -> Result<()> {
+    let name = asked["secretName"].as_str().context("no secretName")?;
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": name, "namespace": HOME},
+        "stringData": {"ca.crt": authority.pem(), "tls.crt": issued.certificate, "tls.key": issued.key},
+    });
+    bed.apply(&secret.to_string()).await
 }
