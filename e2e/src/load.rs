@@ -16,12 +16,17 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper::header::{
-    CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, TE,
+    CONNECTION, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, TE,
 };
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -46,8 +51,12 @@ pub struct HeaderGroup {
 /// What to send.
 #[derive(Debug, Clone)]
 pub struct LoadPlan {
-    /// Where to: `http://address[:port]/path`.
+    /// Where to: `http[s]://address[:port]/path`.
     pub url: String,
+    /// Whom to trust behind `https`, PEM.
+    pub authority: Option<String>,
+    /// Whether each request has a connection of its own, for what leads connections on and not requests.
+    pub anew: bool,
     /// `Host` header; the URL's own authority if none.
     pub host: Option<String>,
     /// Requests per second.
@@ -72,6 +81,8 @@ impl LoadPlan {
     pub fn new(url: &str, host: Option<&str>, rate: f64) -> Self {
         Self {
             url: url.to_owned(),
+            authority: None,
+            anew: false,
             host: host.map(str::to_owned),
             rate,
             headers: Vec::new(),
@@ -166,11 +177,24 @@ enum Connection {
 }
 
 impl Connection {
-    async fn open(address: &str, grpc: bool) -> Result<Self, TransportError> {
-        let stream = TcpStream::connect(address)
+    async fn open(to: &Shared) -> Result<Self, TransportError> {
+        let stream = TcpStream::connect(&to.address)
             .await
             .map_err(|e| transport_error(&e))?;
         stream.set_nodelay(true).map_err(|e| transport_error(&e))?;
+        match &to.tls {
+            None => Self::over(stream, to.grpc).await,
+            Some((tls, name)) => {
+                let stream = tls.connect(name.clone(), stream).await;
+                Self::over(stream.map_err(|e| transport_error(&e))?, to.grpc).await
+            }
+        }
+    }
+
+    async fn over<S>(stream: S, grpc: bool) -> Result<Self, TransportError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let stream = TokioIo::new(stream);
         // A connection's errors reach the request that is on it; an idle connection's end is no error.
         Ok(if grpc {
@@ -217,6 +241,9 @@ struct IdleConnection {
 
 struct Shared {
     address: String,
+    /// How connections are encrypted, and for whom.
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    anew: bool,
     uri: Uri,
     host: HeaderValue,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -335,14 +362,18 @@ impl Shared {
             .url
             .parse()
             .with_context(|| format!("{:?} is not a URL", plan.url))?;
-        ensure!(
-            uri.scheme_str() == Some("http"),
-            "expected a URL like http://127.0.0.1:8080/, found {:?}",
-            plan.url
-        );
+        let default_port = match uri.scheme_str() {
+            Some("http") => 80,
+            Some("https") => 443,
+            _ => bail!(
+                "expected a URL like http://127.0.0.1:8080/, found {:?}",
+                plan.url
+            ),
+        };
         let authority = uri
             .authority()
             .with_context(|| format!("{:?} names no host", plan.url))?;
+        let tls = (default_port == 443).then(|| tls(plan.authority.as_deref(), authority.host()));
         ensure!(
             plan.rate > 0.0 && plan.rate <= 1e5,
             "expected a rate above 0 and at most 100000 requests/s, found {}",
@@ -368,8 +399,10 @@ impl Shared {
             address: format!(
                 "{}:{}",
                 authority.host(),
-                authority.port_u16().unwrap_or(80)
+                authority.port_u16().unwrap_or(default_port)
             ),
+            tls: tls.transpose()?,
+            anew: plan.anew,
             uri: target(&uri, plan.grpc.then_some(host.as_str()))?,
             host: HeaderValue::from_str(&host)
                 .with_context(|| format!("{host:?} cannot be a Host header"))?,
@@ -408,6 +441,9 @@ impl Shared {
         } else {
             sent.insert(HOST, self.host.clone());
         }
+        if self.anew {
+            sent.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         for (name, value) in self
             .headers
             .iter()
@@ -441,7 +477,7 @@ impl Shared {
     async fn exchange(&self, user: usize) -> Result<Response<()>, TransportError> {
         let mut connection = match self.take_idle() {
             Some(connection) => connection,
-            None => Connection::open(&self.address, self.grpc).await?,
+            None => Connection::open(self).await?,
         };
         let response = connection
             .send(self.request(user))
@@ -458,7 +494,9 @@ impl Shared {
             head.status = StatusCode::INTERNAL_SERVER_ERROR;
         }
         // The connection's own task needs a moment to be ready for the next request, or to see that the server closes it.
-        if let Some(connection) = connection.reusable().await {
+        if !self.anew
+            && let Some(connection) = connection.reusable().await
+        {
             lock(&self.idle).push(IdleConnection {
                 connection,
                 since: Instant::now(),
@@ -500,6 +538,20 @@ impl Shared {
             outcome,
         });
     }
+}
+
+/// Encrypted connections to `host`, whose certificate is to be by this authority.
+fn tls(authority: Option<&str>, host: &str) -> anyhow::Result<(TlsConnector, ServerName<'static>)> {
+    let authority = authority.context("https needs an authority to trust")?;
+    let mut trusted = RootCertStore::empty();
+    trusted.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(trusted)
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned())?;
+    Ok((TlsConnector::from(Arc::new(config)), name))
 }
 
 /// What a request's first line names: the path, and for a call of gRPC, which has no `Host` header, scheme and host as well.
@@ -1119,6 +1171,93 @@ pub(crate) mod tests {
         url
     }
 
+    /// Answers over TLS with the number of the connection as its version. Returns the URL and whom to trust.
+    async fn encrypting_server() -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let private =
+            rustls::pki_types::PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], private.unwrap())
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!(
+            "https://localhost:{}/",
+            listener.local_addr().unwrap().port()
+        );
+        tokio::spawn(async move {
+            for number in 0_u32.. {
+                let (stream, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\nx-version: {number}\r\ncontent-length: 0\r\n\r\n"
+                    );
+                    let mut buffer = [0; 4096];
+                    while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        (url, certificate.pem())
+    }
+
+    #[tokio::test]
+    async fn each_request_has_a_connection_of_its_own_where_that_is_asked() {
+        let (url, authority) = encrypting_server().await;
+        let plan = LoadPlan {
+            authority: Some(authority),
+            anew: true,
+            ..LoadPlan::new(&url, None, 100.0)
+        };
+        let load = Load::start_plan(&plan).unwrap();
+        until(&load, 30).await;
+        let report = load.stop().await;
+        report.none_lost().unwrap();
+        assert_eq!(report.versions.len() as u64, report.requests);
+
+        // Else one is taken again, sooner or later.
+        let load = Load::start_plan(&LoadPlan {
+            anew: false,
+            ..plan
+        })
+        .unwrap();
+        until(&load, 1).await;
+        loop {
+            let report = load.settled_since(Mark::BEGINNING).await;
+            if (report.versions.len() as u64) < report.requests {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_authority_that_nobody_trusts_is_no_answer() {
+        let ((url, _), (_, other)) = (encrypting_server().await, encrypting_server().await);
+        let plan = LoadPlan {
+            authority: Some(other),
+            ..LoadPlan::new(&url, None, 100.0)
+        };
+        let load = Load::start_plan(&plan).unwrap();
+        until(&load, 3).await;
+        let report = load.stop().await;
+        assert_eq!(report.lost(), report.requests);
+        let plan = LoadPlan::new(&url, None, 100.0);
+        let error = Load::start_plan(&plan).err().unwrap();
+        assert!(error.to_string().contains("authority"), "{error}");
+    }
+
     #[tokio::test]
     async fn given_an_app_that_fails_every_twentieth_request_then_the_account_is_exact() {
         let (address, _leave, _app) = start_for_test(|a| a.error_rate = 0.05).await;
@@ -1155,7 +1294,7 @@ pub(crate) mod tests {
         let url = format!("http://{address}/shop.v1.Orders/Place");
         let plan = LoadPlan {
             grpc: true,
-            ..LoadPlan::new(&url, Some("app.test"), 1000.0)
+            ..LoadPlan::new(&url, Some("app.test"), 200.0)
         };
         let load = Load::start_plan(&plan).unwrap();
         until(&load, 400).await;

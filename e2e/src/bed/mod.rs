@@ -27,7 +27,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::discovery::Scope;
 use kube::{Api, Client, ResourceExt};
@@ -51,6 +51,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const SERVED_IN_A_ROW: usize = 40;
 /// Who the bed is to the API server's field ownership.
 const FIELD_MANAGER: &str = "bed";
+/// The policy of the Gateway API's standard channel against kinds of the experimental one.
+const GUARD: &str = "safe-upgrades.gateway.networking.k8s.io";
+/// The definition of a `TCPRoute`, which the standard channel of the Gateway API has not.
+const TCP_ROUTES: &str = "experimental/gateway.networking.k8s.io_tcproutes.yaml";
 
 /// What a bed should have.
 #[derive(Debug, Clone)]
@@ -107,8 +111,10 @@ impl Bed {
         clear(&state)?;
         let pki = Pki::make(&state)?;
         let client = client_of(&state, "admin").await?;
+        let authority = std::fs::read(pki.authority())?;
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(5))
+            .add_root_certificate(reqwest::Certificate::from_pem(&authority)?)
             .build()?;
         let timeline = Timeline::start(&client);
         let bed = Self {
@@ -185,6 +191,20 @@ impl Bed {
     async fn bring_up_envoy_gateway(&self) -> Result<()> {
         let tools = tokio::task::spawn_blocking(tools::envoy_gateway).await??;
         self.apply_file(&tools.definitions).await?;
+        self.allow_tcp_routes().await?;
+        let [certificate, key] = [
+            self.pki.certificate(pki::GATEWAY),
+            self.pki.key(pki::GATEWAY),
+        ];
+        let certificate = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {"name": "bed", "namespace": "gateway"},
+            "stringData": {
+                "tls.crt": std::fs::read_to_string(certificate)?,
+                "tls.key": std::fs::read_to_string(key)?,
+            },
+        });
+        self.apply(&certificate.to_string()).await?;
         self.apply(include_str!("../../manifests/envoy-gateway.yaml"))
             .await?;
         let output = tokio::process::Command::new(&tools.control_plane)
@@ -208,6 +228,24 @@ impl Bed {
         }
         self.start_part(Part::EnvoyGateway).await?;
         self.start_part(Part::EnvoyGatewayProxy).await
+    }
+
+    /// Defines the kind `TCPRoute` beside the standard channel, which the policy that comes with it allows only to those who take it away. Before Envoy
+    /// Gateway starts, which looks only then which kinds there are.
+    async fn allow_tcp_routes(&self) -> Result<()> {
+        self.api_of(
+            "admissionregistration.k8s.io/v1",
+            "ValidatingAdmissionPolicyBinding",
+            "",
+        )
+        .await?
+        .delete(GUARD, &DeleteParams::default())
+        .await?;
+        let definition = self.tools.gateway_api.join(TCP_ROUTES);
+        self.wait("TCPRoutes to be allowed", PART_PATIENCE, async || {
+            self.apply_file(&definition).await.map(Some)
+        })
+        .await
     }
 
     /// Brings up Istio beside the bed's own gateway: istiod with an Envoy as its gateway, at [`parts::ISTIO_GATEWAY`] and, for routes of

@@ -26,8 +26,13 @@ pub const ISTIO_SIDECAR: &str = "http://127.0.0.1:8005";
 pub const INGRESS_GATEWAY: &str = "http://127.0.0.1:8010";
 /// The same for a Traefik that takes a Service without pods for one that answers 503, and not for a mistake.
 pub const LENIENT_GATEWAY: &str = "http://127.0.0.1:8011";
+/// Where its connections enter.
+pub const LENIENT_GATEWAY_TCP: &str = "http://127.0.0.1:8012";
 /// Where requests enter that routes with a Gateway of Envoy Gateway's as parent lead on, where a story has brought that up.
 pub const ENVOY_GATEWAY: &str = "http://127.0.0.1:8020";
+/// Where its connections enter, and the encrypted ones, for routes of TCP and TLS.
+pub const ENVOY_GATEWAY_TCP: &str = "http://127.0.0.1:8022";
+pub const ENVOY_GATEWAY_TLS: &str = "https://localhost:8023";
 /// Where Envoy Gateway says how it is.
 pub const ENVOY_GATEWAY_HEALTH: &str = "127.0.0.1:18021";
 /// Where Prometheus answers.
@@ -339,10 +344,15 @@ fn traefik_ingress(tools: &Tools, state: &Path) -> Program {
 }
 
 fn traefik_lenient(tools: &Tools, state: &Path) -> Program {
-    traefik_at(tools, state, LENIENT_GATEWAY, LENIENT_METRICS).args([
-        "--providers.kubernetescrd=true",
-        "--providers.kubernetescrd.allowemptyservices=true",
-    ])
+    traefik_at(tools, state, LENIENT_GATEWAY, LENIENT_METRICS)
+        .args([
+            "--providers.kubernetescrd=true",
+            "--providers.kubernetescrd.allowemptyservices=true",
+        ])
+        .args([flag(
+            "entrypoints.connections.address",
+            LENIENT_GATEWAY_TCP.trim_start_matches("http://"),
+        )])
 }
 
 fn traefik_at(tools: &Tools, state: &Path, gateway: &str, metrics: &str) -> Program {

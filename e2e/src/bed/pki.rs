@@ -11,6 +11,9 @@ use rcgen::{
 /// Where the API server listens, inside the bed's network.
 pub const API_SERVER: &str = "https://127.0.0.1:6443";
 
+/// The certificate that a gateway shows to visitors.
+pub const GATEWAY: &str = "gateway";
+
 /// A user of the bed's API server. The groups decide what it may do; a user without groups may do what is bound to its name.
 struct User {
     name: &'static str,
@@ -113,6 +116,9 @@ impl Pki {
             .push(DnType::CommonName, "kube-apiserver");
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         pki.issue("apiserver", server, &issuer)?;
+        let mut gateway = CertificateParams::new(["localhost".to_owned()])?;
+        gateway.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        pki.issue(GATEWAY, gateway, &issuer)?;
 
         for user in USERS {
             let mut client = CertificateParams::default();

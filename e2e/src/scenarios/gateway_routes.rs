@@ -7,7 +7,7 @@ use super::planes::{self, PLAIN, Plane, by_name, turned_over};
 use super::shop::Gateway;
 use crate::bed::Bed;
 
-const HTTP_ROUTE: Plane = Plane {
+pub const HTTP_ROUTE: Plane = Plane {
     provider: "gatewayapi:v1",
     object: ("gateway.networking.k8s.io/v1", "HTTPRoute", "app"),
     weights: |object| {

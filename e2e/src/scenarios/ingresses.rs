@@ -9,7 +9,7 @@ use crate::bed::Bed;
 /// The host names are the user's own objects'.
 const SERVICE: fn() -> Value = || json!({"service": {"port": 80, "targetPort": 8080}});
 
-const TRAEFIK: Plane = Plane {
+pub const TRAEFIK: Plane = Plane {
     provider: "traefik",
     gateway: Gateway::Ingress,
     object: ("traefik.io/v1alpha1", "TraefikService", "app"),
@@ -39,7 +39,7 @@ const TRAEFIK: Plane = Plane {
     ..PLAIN
 };
 
-const NGINX: Plane = Plane {
+pub const NGINX: Plane = Plane {
     provider: "nginx",
     gateway: Gateway::Ingress,
     object: ("networking.k8s.io/v1", "Ingress", "app-canary"),
@@ -76,7 +76,7 @@ const NGINX: Plane = Plane {
     ..PLAIN
 };
 
-const CONTOUR: Plane = Plane {
+pub const CONTOUR: Plane = Plane {
     provider: "contour",
     gateway: Gateway::Contour,
     object: ("projectcontour.io/v1", "HTTPProxy", "app"),
@@ -165,6 +165,22 @@ pub async fn nginx_by_header(bed: &Bed) -> Result<()> {
             vec![("cookie", "a=b; insider=always")],
         ],
         &[vec![("x-canary", "outsider")], vec![("cookie", "insider=no")]],
+    )
+    .await
+}
+
+/// A/B behind nginx's annotations: by an expression that a header's value fits.
+pub async fn nginx_by_expression(bed: &Bed) -> Result<()> {
+    planes::by_header(
+        bed,
+        "nginx-by-expression",
+        &NGINX,
+        json!([{"headers": {"x-canary": {"regex": "^inside(r|d)$"}}}]),
+        &[vec![("x-canary", "insider")], vec![("x-canary", "insided")]],
+        &[
+            vec![("x-canary", "insiders")],
+            vec![("x-canary", "outsider")],
+        ],
     )
     .await
 }

@@ -8,6 +8,7 @@ mod built_in_queries;
 mod custom_resources;
 mod demos;
 mod economy;
+mod everything;
 mod examples;
 mod flaggers_queries;
 mod from_flagger;
@@ -96,6 +97,7 @@ const SELDOM: &[&str] = &[
     "silent-watches",
     "renewed-credentials",
     "contour-by-header",
+    "nginx-by-expression",
     "traefik-httproute",
     "traefik-httproute-v1beta1",
     "istio-httproute-by-header",
@@ -113,6 +115,8 @@ const SELDOM: &[&str] = &[
     "envoy-grpcroute",
     "envoy-grpcroute-by-header",
     "own-routes",
+    "own-connections",
+    "everything",
     "metrics-backends",
     "flaggers-queries",
     "router-budget",
@@ -140,6 +144,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "contour-httproute-by-header",
             "contour-grpcroute",
             "own-routes",
+            "everything",
             "router-pages",
         ],
     ),
@@ -150,6 +155,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "envoy-httproute-by-header",
             "envoy-grpcroute",
             "envoy-grpcroute-by-header",
+            "own-connections",
         ],
     ),
     (
@@ -159,8 +165,11 @@ const NEEDS: &[(Build, &[&str])] = &[
             "traefik-release",
             "nginx-release",
             "nginx-by-header",
+            "nginx-by-expression",
             "router-budget",
             "own-routes",
+            "own-connections",
+            "everything",
             "router-pages",
         ],
     ),
@@ -182,6 +191,7 @@ const NEEDS: &[(Build, &[&str])] = &[
             "mesh-httproute",
             "mesh-httproute-by-header",
             "own-routes",
+            "everything",
             "router-pages",
         ],
     ),
@@ -260,6 +270,18 @@ pub const ALL: &[Scenario] = &[
         "own-routes",
         own_route::planes,
         "routes of each kind of the user's own: split as asked, rolled back, a hand put back, what others add kept; one that is deleted is waited for"
+    ),
+    scenario!(
+        Shared,
+        "own-connections",
+        own_route::connections,
+        "the same for a TCPRoute, a TLSRoute and an IngressRouteTCP, whose weights lead connections on"
+    ),
+    scenario!(
+        Shared,
+        "everything",
+        everything::for_the_canary,
+        "weights 0 and 100 on five planes: not one request reaches the primary; a bad release gives everything back"
     ),
     scenario!(
         Shared,
@@ -386,6 +408,12 @@ pub const ALL: &[Scenario] = &[
         "nginx-by-header",
         ingresses::nginx_by_header,
         "A/B behind nginx's annotations: a header or a cookie leads to the new release, and nothing else does"
+    ),
+    scenario!(
+        Shared,
+        "nginx-by-expression",
+        ingresses::nginx_by_expression,
+        "A/B behind nginx's annotations: a header whose value fits an expression leads to the new release, and nothing else does"
     ),
     scenario!(
         Shared,

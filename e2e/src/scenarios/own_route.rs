@@ -7,7 +7,7 @@ use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::planes::{CROWD, Gone, PLAIN, Plane, by_name, turned_over};
-use super::shop::{self, Gateway, PATIENCE, Plan, Shop, flawless, only_failed, own_service};
+use super::shop::{self, Gateway, PATIENCE, Plan, Shop, flawless, merge, only_failed, own_service};
 use super::stays::Stays;
 use crate::bed::parts::GATEWAY;
 use crate::bed::{Bed, Namespace};
@@ -15,6 +15,8 @@ use crate::figures::{Figures, Share, in_words};
 use crate::load::{Load, LoadPlan};
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
+/// The version that has `TCPRoute`.
+const TCP_ROUTES: &str = "gateway.networking.k8s.io/v1alpha2";
 /// Requests per second on each of the two ways in beside the main one.
 const BESIDE: f64 = 100.0;
 
@@ -435,6 +437,64 @@ const PLANES: [Plane; 7] = [
     },
 ];
 
+/// Kinds of routes that lead connections on, whatever is said on them.
+const CONNECTIONS: [Plane; 3] = [
+    Plane {
+        gateway: Gateway::EnvoyTls,
+        object: (GATEWAY_API, "TLSRoute", "front"),
+        weights: |object| of_both(&object["spec"]["rules"][0]["backendRefs"]),
+        edit: || turned_over("/spec/rules/0/backendRefs"),
+        additions: || labelled("/spec/rules/0/name", &json!("main")),
+        own: || {
+            let name = json!({"hostnames": ["localhost"]});
+            vec![
+                own_service(),
+                of_connections(GATEWAY_API, "TLSRoute", Gateway::EnvoyTls, &name),
+            ]
+        },
+        spec: || with_reference(GATEWAY_API, "TLSRoute", "front"),
+        // A handshake for each.
+        rate: 200.0,
+        ..PLAIN
+    },
+    Plane {
+        gateway: Gateway::EnvoyTcp,
+        object: (TCP_ROUTES, "TCPRoute", "front"),
+        weights: |object| of_both(&object["spec"]["rules"][0]["backendRefs"]),
+        edit: || turned_over("/spec/rules/0/backendRefs"),
+        additions: || labelled("/spec/rules/0/name", &json!("main")),
+        own: || {
+            vec![
+                own_service(),
+                of_connections(TCP_ROUTES, "TCPRoute", Gateway::EnvoyTcp, &json!({})),
+            ]
+        },
+        spec: || with_reference(TCP_ROUTES, "TCPRoute", "front"),
+        ..PLAIN
+    },
+    Plane {
+        gateway: Gateway::LenientTcp,
+        object: ("traefik.io/v1alpha1", "IngressRouteTCP", "front"),
+        weights: |object| of_both(&object["spec"]["routes"][0]["services"]),
+        edit: || turned_over("/spec/routes/0/services"),
+        additions: || labelled("/spec/routes/0/priority", &json!(10)),
+        own: || {
+            vec![
+                own_service(),
+                json!({
+                    "apiVersion": "traefik.io/v1alpha1", "kind": "IngressRouteTCP", "metadata": {"name": "front"},
+                    "spec": {
+                        "entryPoints": ["connections"],
+                        "routes": [{"match": "HostSNI(`*`)", "services": sides()}],
+                    },
+                }),
+            ]
+        },
+        spec: || with_reference("traefik.io/v1alpha1", "IngressRouteTCP", "front"),
+        ..PLAIN
+    },
+];
+
 const CANARY_WEIGHT: &str = "nginx.ingress.kubernetes.io/canary-weight";
 
 fn of_both(backends: &Value) -> (i64, i64) {
@@ -458,6 +518,16 @@ fn of_gateway_api(kind: &str) -> Value {
             "rules": [{"backendRefs": sides()}],
         },
     })
+}
+
+/// A route of connections, with what tells its own from others.
+fn of_connections(api_version: &str, kind: &str, gateway: Gateway, which: &Value) -> Value {
+    let mut route = json!({
+        "apiVersion": api_version, "kind": kind, "metadata": {"name": "front"},
+        "spec": {"parentRefs": [gateway.parent()], "rules": [{"backendRefs": sides()}]},
+    });
+    merge(&mut route["spec"], which);
+    route
 }
 
 fn ingress_route(services: &Value) -> Value {
@@ -487,11 +557,21 @@ fn ingress(name: &str, service: &str, annotations: &Value) -> Value {
     })
 }
 
-/// A release through each of these kinds, one after the other.
+/// Releases through each kind whose requests are split.
 pub async fn planes(bed: &Bed) -> Result<()> {
+    all_through(bed, "own-routes", &PLANES).await
+}
+
+/// Releases through each kind whose connections are split.
+pub async fn connections(bed: &Bed) -> Result<()> {
+    all_through(bed, "own-connections", &CONNECTIONS).await
+}
+
+/// One after the other.
+async fn all_through(bed: &Bed, scenario: &str, planes: &[Plane]) -> Result<()> {
     shop::serin(bed).await?;
-    for plane in &PLANES {
-        through(bed, plane)
+    for plane in planes {
+        through(bed, scenario, plane)
             .await
             .with_context(|| format!("through {} of the user's own", plane.object.1))?;
     }
@@ -500,12 +580,12 @@ pub async fn planes(bed: &Bed) -> Result<()> {
 
 /// Releases through one kind: split as asked whatever a night shift does, a bad one taken back, one during which the route itself is deleted.
 /// At rest it is what its user wrote, with what others added.
-async fn through(bed: &Bed, plane: &Plane) -> Result<()> {
+async fn through(bed: &Bed, scenario: &str, plane: &Plane) -> Result<()> {
     plane.gateway.start(bed).await?;
     let stays = Stays::start().await?;
     let analysis =
         json!({"threshold": 2, "stepWeight": 30, "maxWeight": 60, "webhooks": stays.hooks()});
-    let shop = Shop::open(bed, "own-routes", plane.plan(analysis)).await?;
+    let shop = Shop::open(bed, scenario, plane.plan(analysis)).await?;
     let before = plane.read(&shop).await?;
     let mut expected = before.clone();
     let (mut shares, back) = plane.good(&shop, &stays).await?;
@@ -525,7 +605,7 @@ async fn through(bed: &Bed, plane: &Plane) -> Result<()> {
         lost,
         in_words(&shares),
     );
-    bed.figures().note("own-routes", figures);
+    bed.figures().note(scenario, figures);
     Ok(())
 }
 

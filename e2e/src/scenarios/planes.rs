@@ -18,6 +18,8 @@ use crate::load::{HeaderGroup, Load, Mark, Report};
 pub const CROWD: f64 = 300.0;
 /// The name under which somebody edits by hand.
 const NIGHT_SHIFT: &str = "night-shift";
+/// A request is answered within so long.
+const ON_THE_WAY: Duration = Duration::from_millis(500);
 /// A plane has read an object that is back within so long: Traefik waits up to two seconds from one change to the next.
 const READ_WITHIN: Duration = Duration::from_secs(4);
 
@@ -50,6 +52,8 @@ pub struct Plane {
     pub counted: &'static str,
     /// Whether requests are lost while the object is away.
     pub needed: bool,
+    /// Requests per second.
+    pub rate: f64,
 }
 
 /// What most planes have in common; each says the rest.
@@ -69,6 +73,7 @@ pub const PLAIN: Plane = Plane {
     metrics: BUILT_IN,
     counted: "",
     needed: true,
+    rate: CROWD,
 };
 
 /// The built-in checks.
@@ -119,7 +124,7 @@ impl Plane {
         Plan {
             gateway: self.gateway,
             grpc: self.grpc,
-            rate: CROWD,
+            rate: self.rate,
             analysis,
             spec,
             service: (self.service)(),
@@ -197,7 +202,7 @@ impl Plane {
                 PATIENCE,
                 async || {
                     let rate = shop.bed.query(&query).await?;
-                    Ok(rate.filter(|rate| *rate > CROWD * 0.1))
+                    Ok(rate.filter(|rate| *rate > self.rate * 0.1))
                 },
             )
             .await
@@ -303,6 +308,8 @@ impl Plane {
 /// What somebody has deleted, with visitors there.
 pub struct Gone {
     mark: Mark,
+    /// Requests per second.
+    rate: f64,
     /// When.
     pub at: Instant,
 }
@@ -337,11 +344,13 @@ impl Gone {
             .bed
             .api_of(version, kind, shop.namespace.name())
             .await?;
-        let mark = shop.load()?.mark();
+        // Those that are on their way meet it too.
+        let mark = shop.load()?.mark_ago(ON_THE_WAY);
         api.delete(object, &DeleteParams::background()).await?;
         shop.note(format!("deleted {kind} {object}"));
         Ok(Self {
             mark,
+            rate: plane.rate,
             at: Instant::now(),
         })
     }
@@ -371,7 +380,7 @@ impl Gone {
             served <= away + READ_WITHIN,
             "a plane reads an object that is back within {READ_WITHIN:?}, but {absence}"
         );
-        let sent = CROWD * served.as_secs_f64();
+        let sent = self.rate * served.as_secs_f64();
         ensure!(
             lost as f64 <= sent.ceil(),
             "no more requests are lost than the {sent:.0} that came meanwhile, but {absence}"

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::bed::parts::{
-    ENVOY_GATEWAY, GATEWAY, INGRESS_GATEWAY, ISTIO_GATEWAY, ISTIO_ROUTE_GATEWAY, ISTIO_SIDECAR,
-    LENIENT_GATEWAY, PROMETHEUS, SECOND_GATEWAY,
+    ENVOY_GATEWAY, ENVOY_GATEWAY_TCP, ENVOY_GATEWAY_TLS, GATEWAY, INGRESS_GATEWAY, ISTIO_GATEWAY,
+    ISTIO_ROUTE_GATEWAY, ISTIO_SIDECAR, LENIENT_GATEWAY, LENIENT_GATEWAY_TCP, PROMETHEUS,
+    SECOND_GATEWAY,
 };
 use crate::bed::process::Process;
 use crate::bed::{Bed, Namespace};
@@ -83,12 +84,18 @@ pub enum Gateway {
     Ingress,
     /// The same with `allowEmptyServices`: routes that name the canary's Service while it has no pods are no mistake.
     Lenient,
+    /// Its way in for connections, which are led on whatever is said on them.
+    LenientTcp,
     /// Istio with Envoy; a story brings it up with [`istio`]. Its canaries are for provider `istio`.
     Istio,
     /// The same Envoy, for routes of the Gateway API.
     IstioRoutes,
     /// Envoy Gateway with Envoy; a story brings it up with [`Bed::start_envoy_gateway`].
     Envoy,
+    /// Its listener of TCP.
+    EnvoyTcp,
+    /// Its listener of TLS, which ends the encryption and leads the connection on by the name it was for.
+    EnvoyTls,
     /// No gateway: visitors are a workload in Istio's mesh, whose proxy follows routes that have a Service as parent.
     Mesh,
 }
@@ -100,12 +107,12 @@ impl Gateway {
             Self::Traefik => Ok(()),
             Self::Contour => bed.start_second_gateway().await,
             Self::Ingress => bed.start_ingress_gateway().await,
-            Self::Lenient => LENIENT
+            Self::Lenient | Self::LenientTcp => LENIENT
                 .get_or_try_init(|| bed.start_lenient_gateway())
                 .await
                 .map(drop),
             Self::Istio | Self::IstioRoutes => istio(bed).await,
-            Self::Envoy => bed.start_envoy_gateway().await,
+            Self::Envoy | Self::EnvoyTcp | Self::EnvoyTls => bed.start_envoy_gateway().await,
             Self::Mesh => {
                 istio(bed).await?;
                 SIDECAR
@@ -121,10 +128,10 @@ impl Gateway {
     pub fn name(self) -> &'static str {
         match self {
             Self::Traefik | Self::Ingress => "Traefik",
-            Self::Lenient => "Traefik with allowEmptyServices",
+            Self::Lenient | Self::LenientTcp => "Traefik with allowEmptyServices",
             Self::Contour => "Contour, Envoy",
             Self::Istio | Self::IstioRoutes => "istiod, Envoy",
-            Self::Envoy => "Envoy Gateway, Envoy",
+            Self::Envoy | Self::EnvoyTcp | Self::EnvoyTls => "Envoy Gateway, Envoy",
             Self::Mesh => "istiod, Envoy as sidecar",
         }
     }
@@ -133,7 +140,7 @@ impl Gateway {
     #[must_use]
     pub fn parent(self) -> Value {
         match self {
-            Self::Traefik | Self::Ingress | Self::Lenient => {
+            Self::Traefik | Self::Ingress | Self::Lenient | Self::LenientTcp => {
                 json!({"name": "traefik", "namespace": "gateway"})
             }
             Self::Contour => json!({"name": "contour", "namespace": "gateway"}),
@@ -141,6 +148,12 @@ impl Gateway {
                 json!({"name": "bed-api", "namespace": "istio-system"})
             }
             Self::Envoy => json!({"name": "envoy", "namespace": "gateway"}),
+            Self::EnvoyTcp => {
+                json!({"name": "envoy", "namespace": "gateway", "sectionName": "tcp"})
+            }
+            Self::EnvoyTls => {
+                json!({"name": "envoy", "namespace": "gateway", "sectionName": "tls"})
+            }
             Self::Mesh => json!({"group": "", "kind": "Service", "name": "app"}),
         }
     }
@@ -161,9 +174,12 @@ impl Gateway {
             Self::Contour => SECOND_GATEWAY,
             Self::Ingress => INGRESS_GATEWAY,
             Self::Lenient => LENIENT_GATEWAY,
+            Self::LenientTcp => LENIENT_GATEWAY_TCP,
             Self::Istio => ISTIO_GATEWAY,
             Self::IstioRoutes => ISTIO_ROUTE_GATEWAY,
             Self::Envoy => ENVOY_GATEWAY,
+            Self::EnvoyTcp => ENVOY_GATEWAY_TCP,
+            Self::EnvoyTls => ENVOY_GATEWAY_TLS,
             Self::Mesh => ISTIO_SIDECAR,
         }
     }
@@ -287,12 +303,10 @@ impl<'a> Shop<'a> {
                 "the first second of traffic",
                 Duration::from_secs(20),
                 async || {
-                    Ok((self
-                        .load()?
-                        .report_since(self.load()?.mark_ago(Duration::from_secs(1)))
-                        .answered() as f64
-                        > rate / 2.0)
-                        .then_some(()))
+                    let load = self.load()?;
+                    let second = load.report_since(load.mark_ago(Duration::from_secs(1)));
+                    ensure!(second.answered() as f64 > rate / 2.0, "{second}");
+                    Ok(Some(()))
                 },
             )
             .await
@@ -305,6 +319,9 @@ impl<'a> Shop<'a> {
         let url = format!("{}{method}", self.gateway.address());
         let mut plan = LoadPlan::new(&url, Some(&self.host), rate);
         plan.grpc = self.grpc;
+        let of_connections = [Gateway::LenientTcp, Gateway::EnvoyTcp, Gateway::EnvoyTls];
+        plan.anew = of_connections.contains(&self.gateway);
+        plan.authority = std::fs::read_to_string(self.bed.pki().authority()).ok();
         plan
     }
 
@@ -658,7 +675,7 @@ pub fn only_failed(report: &Report, bad: &str) -> Result<()> {
     Ok(())
 }
 
-fn merge(into: &mut Value, more: &Value) {
+pub fn merge(into: &mut Value, more: &Value) {
     let (Some(into), Some(more)) = (into.as_object_mut(), more.as_object()) else {
         return;
     };
