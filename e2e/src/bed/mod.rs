@@ -192,19 +192,7 @@ impl Bed {
         let tools = tokio::task::spawn_blocking(tools::envoy_gateway).await??;
         self.apply_file(&tools.definitions).await?;
         self.allow_tcp_routes().await?;
-        let [certificate, key] = [
-            self.pki.certificate(pki::GATEWAY),
-            self.pki.key(pki::GATEWAY),
-        ];
-        let certificate = json!({
-            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-            "metadata": {"name": "bed", "namespace": "gateway"},
-            "stringData": {
-                "tls.crt": std::fs::read_to_string(certificate)?,
-                "tls.key": std::fs::read_to_string(key)?,
-            },
-        });
-        self.apply(&certificate.to_string()).await?;
+        self.install_gateway_certificate().await?;
         self.apply(include_str!("../../manifests/envoy-gateway.yaml"))
             .await?;
         let output = tokio::process::Command::new(&tools.control_plane)
@@ -230,8 +218,22 @@ impl Bed {
         self.start_part(Part::EnvoyGatewayProxy).await
     }
 
-    /// Defines the kind `TCPRoute` beside the standard channel, which the policy that comes with it allows only to those who take it away. Before Envoy
-    /// Gateway starts, which looks only then which kinds there are.
+    /// The Secret that listeners of TLS name.
+    async fn install_gateway_certificate(&self) -> Result<()> {
+        let read = |path: PathBuf| std::fs::read_to_string(path);
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {"name": "bed", "namespace": "gateway"},
+            "stringData": {
+                "tls.crt": read(self.pki.certificate(pki::GATEWAY))?,
+                "tls.key": read(self.pki.key(pki::GATEWAY))?,
+            },
+        });
+        self.apply(&secret.to_string()).await
+    }
+
+    /// Defines the kind `TCPRoute` beside the standard channel, whose policy against that must go first. Before Envoy Gateway starts, which looks
+    /// only then which kinds there are.
     async fn allow_tcp_routes(&self) -> Result<()> {
         self.api_of(
             "admissionregistration.k8s.io/v1",
