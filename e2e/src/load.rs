@@ -362,9 +362,9 @@ impl Shared {
             .url
             .parse()
             .with_context(|| format!("{:?} is not a URL", plan.url))?;
-        let default_port = match uri.scheme_str() {
-            Some("http") => 80,
-            Some("https") => 443,
+        let encrypted = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             _ => bail!(
                 "expected a URL like http://127.0.0.1:8080/, found {:?}",
                 plan.url
@@ -373,7 +373,9 @@ impl Shared {
         let authority = uri
             .authority()
             .with_context(|| format!("{:?} names no host", plan.url))?;
-        let tls = (default_port == 443).then(|| tls(plan.authority.as_deref(), authority.host()));
+        let tls = encrypted
+            .then(|| tls(plan.authority.as_deref(), authority.host()))
+            .transpose()?;
         ensure!(
             plan.rate > 0.0 && plan.rate <= 1e5,
             "expected a rate above 0 and at most 100000 requests/s, found {}",
@@ -399,9 +401,11 @@ impl Shared {
             address: format!(
                 "{}:{}",
                 authority.host(),
-                authority.port_u16().unwrap_or(default_port)
+                authority
+                    .port_u16()
+                    .unwrap_or(if encrypted { 443 } else { 80 })
             ),
-            tls: tls.transpose()?,
+            tls,
             anew: plan.anew,
             uri: target(&uri, plan.grpc.then_some(host.as_str()))?,
             host: HeaderValue::from_str(&host)
