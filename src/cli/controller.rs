@@ -75,6 +75,9 @@ pub struct ControllerArguments {
     /// Forbid references to MetricTemplates, AlertProviders and upstreams in other namespaces.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, action = clap::ArgAction::Set)]
     no_cross_namespace_refs: bool,
+    /// Refuse canaries that ask of their router what it lacks also where a rollout could go on without it, which is a warning otherwise.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, action = clap::ArgAction::Set)]
+    refuse_unsupported: bool,
     /// Name of this cluster, shown in alerts.
     #[arg(long, value_name = "NAME", default_value = "")]
     cluster_name: String,
@@ -365,6 +368,7 @@ impl ControllerArguments {
                 routing: RoutingSettings {
                     ingress_annotations_prefix: self.ingress_annotations_prefix.clone(),
                     ingress_class: self.ingress_class.clone(),
+                    refuse_unsupported: self.refuse_unsupported,
                 },
             },
             namespaces,

@@ -52,6 +52,7 @@ pub(super) async fn start(
         settings: ReviewSettings {
             mesh_provider: options.settings.mesh_provider.clone(),
             no_cross_namespace_refs: options.settings.no_cross_namespace_refs,
+            refuse_unsupported: options.settings.routing.refuse_unsupported,
         },
         namespaces: options.namespaces.clone(),
     });
@@ -202,6 +203,7 @@ mod tests {
             settings: ReviewSettings {
                 mesh_provider: "gatewayapi:v1".to_owned(),
                 no_cross_namespace_refs: true,
+                refuse_unsupported: false,
             },
             namespaces: namespaces.iter().map(|name| (*name).to_owned()).collect(),
         }

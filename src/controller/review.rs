@@ -18,6 +18,8 @@ pub struct ReviewSettings {
     pub mesh_provider: String,
     /// `-no-cross-namespace-refs`.
     pub no_cross_namespace_refs: bool,
+    /// `-refuse-unsupported`.
+    pub refuse_unsupported: bool,
 }
 
 /// One thing that was found.
@@ -126,6 +128,7 @@ fn refusals(canary: &Canary, settings: &ReviewSettings, found: &mut Remarks) {
         return found.error("spec.provider", message);
     };
     for refusal in router.refusals(canary) {
+        let refusal = refusal.taken(settings.refuse_unsupported);
         let severity = match refusal.severity {
             routing::Severity::Error => ProblemSeverity::Error,
             routing::Severity::Warning => ProblemSeverity::Warning,

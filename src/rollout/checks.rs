@@ -63,6 +63,8 @@ pub(super) enum HookOutcome {
         hook: String,
         /// Why.
         why: String,
+        /// Whether its alert is muted.
+        muted: bool,
     },
 }
 
@@ -97,6 +99,7 @@ pub(super) fn ask_hooks(
         HookAnswer::Unreachable(why) => Some(HookOutcome::Unreachable {
             hook: hook.name.clone(),
             why: why.clone(),
+            muted: hook.mute_alert(),
         }),
         _ => None,
     });

@@ -311,6 +311,7 @@ fn router(snapshot: &Snapshot) -> Result<(&'static dyn Router, Vec<Refusal>), Ob
     let (errors, warnings): (Vec<Refusal>, Vec<Refusal>) = router
         .refusals(canary)
         .into_iter()
+        .map(|refusal| refusal.taken(snapshot.settings.routing.refuse_unsupported))
         .partition(|refusal| refusal.severity == routing::Severity::Error);
     let refusals: Vec<String> = errors
         .into_iter()

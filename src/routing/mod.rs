@@ -115,6 +115,8 @@ pub struct RoutingSettings {
     pub ingress_annotations_prefix: String,
     /// `-ingress-class`: the class that `HTTPProxy` objects name; empty for none.
     pub ingress_class: String,
+    /// `-refuse-unsupported`: what routers only warn about is refused too.
+    pub refuse_unsupported: bool,
 }
 
 impl Default for RoutingSettings {
@@ -122,6 +124,7 @@ impl Default for RoutingSettings {
         Self {
             ingress_annotations_prefix: "nginx.ingress.kubernetes.io".to_owned(),
             ingress_class: String::new(),
+            refuse_unsupported: false,
         }
     }
 }
@@ -220,6 +223,9 @@ pub enum Severity {
     Error,
 }
 
+/// The field that names the router.
+const PROVIDER: &str = "spec.provider";
+
 /// Something that a canary asks for and its router lacks, or that is wrong for this router.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -254,6 +260,21 @@ impl Refusal {
             message: message.into(),
             flaggers: &[],
         }
+    }
+
+    /// As a controller takes it: with `-refuse-unsupported` a warning is an error, and says so. That a provider has come to its end is
+    /// nothing that the canary asks for, and stays a warning.
+    #[must_use]
+    pub fn taken(self, refuse_unsupported: bool) -> Self {
+        let asked_for = self.severity == Severity::Warning && self.field != PROVIDER;
+        if !(refuse_unsupported && asked_for) {
+            return self;
+        }
+        let message = format!(
+            "{} (a warning, which -refuse-unsupported makes an error)",
+            self.message
+        );
+        Self::error(self.field, message)
     }
 
     /// The same, told in Flagger's words.

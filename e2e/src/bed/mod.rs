@@ -111,10 +111,10 @@ impl Bed {
         clear(&state)?;
         let pki = Pki::make(&state)?;
         let client = client_of(&state, "admin").await?;
-        let authority = std::fs::read(pki.authority())?;
+        let authority = reqwest::Certificate::from_pem(pki.authority_pem().as_bytes())?;
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(5))
-            .add_root_certificate(reqwest::Certificate::from_pem(&authority)?)
+            .add_root_certificate(authority)
             .build()?;
         let timeline = Timeline::start(&client);
         let bed = Self {
@@ -220,15 +220,7 @@ impl Bed {
 
     /// The Secret that listeners of TLS name.
     async fn install_gateway_certificate(&self) -> Result<()> {
-        let read = |path: PathBuf| std::fs::read_to_string(path);
-        let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-            "metadata": {"name": "bed", "namespace": "gateway"},
-            "stringData": {
-                "tls.crt": read(self.pki.certificate(pki::GATEWAY))?,
-                "tls.key": read(self.pki.key(pki::GATEWAY))?,
-            },
-        });
+        let secret = self.pki.issued(pki::GATEWAY)?.secret("gateway", "bed");
         self.apply(&secret.to_string()).await
     }
 

@@ -7,6 +7,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use serde_json::{Value, json};
 
 /// Where the API server listens, inside the bed's network.
 pub const API_SERVER: &str = "https://127.0.0.1:6443";
@@ -76,10 +77,85 @@ const USERS: [User; 10] = [
     },
 ];
 
+/// Who makes certificates.
+pub struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate with its key, both PEM.
+pub struct Issued {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Issued {
+    /// The Secret that keeps it.
+    #[must_use]
+    pub fn secret(&self, namespace: &str, name: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {"name": name, "namespace": namespace},
+            "stringData": {"tls.crt": self.certificate, "tls.key": self.key},
+        })
+    }
+}
+
+impl Authority {
+    /// A new one, which nobody trusts yet.
+    pub fn new(name: &str) -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::CrlSign,
+        ];
+        let key = KeyPair::generate()?;
+        Ok(Self {
+            pem: params.self_signed(&key)?.pem(),
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// Its own certificate.
+    #[must_use]
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// Its own certificate and key, for somebody who is to issue in its name.
+    #[must_use]
+    pub fn own(&self) -> Issued {
+        Issued {
+            certificate: self.pem.clone(),
+            key: self.issuer.key().serialize_pem(),
+        }
+    }
+
+    /// Makes a certificate for a server of these names.
+    pub fn server(&self, names: impl Into<Vec<String>>) -> Result<Issued> {
+        let mut server = CertificateParams::new(names)?;
+        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(server)
+    }
+
+    fn issue(&self, mut params: CertificateParams) -> Result<Issued> {
+        let key = KeyPair::generate()?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        Ok(Issued {
+            certificate: params.signed_by(&key, &self.issuer)?.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+}
+
 /// The files made for one bed.
 #[derive(Debug, Clone)]
 pub struct Pki {
     folder: PathBuf,
+    authority: String,
 }
 
 impl Pki {
@@ -87,22 +163,12 @@ impl Pki {
     pub fn make(state: &Path) -> Result<Self> {
         let folder = state.join("pki");
         fs::create_dir_all(&folder)?;
-        let pki = Self { folder };
-
-        let mut authority = CertificateParams::default();
-        authority
-            .distinguished_name
-            .push(DnType::CommonName, "bed-ca");
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        authority.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-        ];
-        let key = KeyPair::generate()?;
-        let authority_pem = authority.self_signed(&key)?.pem();
-        fs::write(pki.authority(), &authority_pem)?;
-        let issuer = Issuer::new(authority, key);
+        let authority = Authority::new("bed-ca")?;
+        let pki = Self {
+            folder,
+            authority: authority.pem().to_owned(),
+        };
+        fs::write(pki.authority(), authority.pem())?;
 
         let names = [
             "127.0.0.1",
@@ -110,15 +176,8 @@ impl Pki {
             "localhost",
             "kubernetes.default.svc",
         ];
-        let mut server = CertificateParams::new(names.map(String::from))?;
-        server
-            .distinguished_name
-            .push(DnType::CommonName, "kube-apiserver");
-        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        pki.issue("apiserver", server, &issuer)?;
-        let mut gateway = CertificateParams::new(["localhost".to_owned()])?;
-        gateway.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        pki.issue(GATEWAY, gateway, &issuer)?;
+        pki.keep("apiserver", &authority.server(names.map(String::from))?)?;
+        pki.keep(GATEWAY, &authority.server(["localhost".to_owned()])?)?;
 
         for user in USERS {
             let mut client = CertificateParams::default();
@@ -131,10 +190,15 @@ impl Pki {
                     .push(DnType::OrganizationName, *group);
             }
             client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-            let (certificate, key) = pki.issue(user.name, client, &issuer)?;
+            pki.keep(user.name, &authority.issue(client)?)?;
+            let [authority, certificate, key] = [
+                pki.authority(),
+                pki.certificate(user.name),
+                pki.key(user.name),
+            ];
             fs::write(
                 kubeconfig(state, user.name),
-                kubeconfig_text(user.name, &pki.authority(), &certificate, &key)?,
+                kubeconfig_text(user.name, &authority, &certificate, &key)?,
             )?;
         }
 
@@ -147,20 +211,26 @@ impl Pki {
         Ok(pki)
     }
 
-    fn issue(
-        &self,
-        name: &str,
-        mut params: CertificateParams,
-        issuer: &Issuer<'_, KeyPair>,
-    ) -> Result<(PathBuf, PathBuf)> {
-        let key = KeyPair::generate()?;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let certificate = params
-            .signed_by(&key, issuer)
-            .with_context(|| format!("issuing the certificate of {name}"))?;
-        fs::write(self.certificate(name), certificate.pem())?;
-        fs::write(self.key(name), key.serialize_pem())?;
-        Ok((self.certificate(name), self.key(name)))
+    /// What was issued to a server or a user.
+    pub fn issued(&self, name: &str) -> Result<Issued> {
+        let read = |path: PathBuf| {
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        Ok(Issued {
+            certificate: read(self.certificate(name))?,
+            key: read(self.key(name))?,
+        })
+    }
+
+    /// The authority's certificate itself, PEM.
+    #[must_use]
+    pub fn authority_pem(&self) -> &str {
+        &self.authority
+    }
+
+    fn keep(&self, name: &str, issued: &Issued) -> Result<()> {
+        fs::write(self.certificate(name), &issued.certificate)?;
+        Ok(fs::write(self.key(name), &issued.key)?)
     }
 
     /// Puts a user's kubeconfig, and what it points to, into a folder that is the whole world of a program.
@@ -204,7 +274,7 @@ pub fn kubeconfig(state: &Path, user: &str) -> PathBuf {
 
 /// JSON is YAML: a kubeconfig needs no template.
 fn kubeconfig_text(user: &str, authority: &Path, certificate: &Path, key: &Path) -> Result<String> {
-    Ok(serde_json::to_string_pretty(&serde_json::json!({
+    Ok(serde_json::to_string_pretty(&json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "bed",
         "clusters": [{"name": "bed", "cluster": {"server": API_SERVER, "certificate-authority": authority}}],
         "users": [{"name": user, "user": {"client-certificate": certificate, "client-key": key}}],

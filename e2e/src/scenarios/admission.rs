@@ -3,77 +3,24 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::shop::{self, PATIENCE};
 use crate::bed::Bed;
+use crate::bed::pki::Authority;
 use crate::tools::project_root;
 
 const PORT: &str = "9443";
 
-/// Who makes certificates.
-pub struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-/// A server's certificate with its key, both PEM.
-pub struct Issued {
-    pub certificate: String,
-    pub key: String,
-}
-
-impl Authority {
-    /// A new one, which nobody trusts yet.
-    pub fn new() -> Result<Self> {
-        let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "admission-ca");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let key = KeyPair::generate()?;
-        Ok(Self {
-            pem: params.self_signed(&key)?.pem(),
-            issuer: Issuer::new(params, key),
-        })
-    }
-
-    /// Its own certificate.
-    pub fn pem(&self) -> &str {
-        &self.pem
-    }
-
-    /// Its own key.
-    pub fn key(&self) -> String {
-        self.issuer.key().serialize_pem()
-    }
-
-    /// Makes a certificate for `names`.
-    pub fn issue(&self, names: Vec<String>) -> Result<Issued> {
-        let mut server = CertificateParams::new(names)?;
-        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate()?;
-        Ok(Issued {
-            certificate: server.signed_by(&key, &self.issuer)?.pem(),
-            key: key.serialize_pem(),
-        })
-    }
-}
-
 /// Puts a new authority's certificate for 127.0.0.1 into `folder`, as a mounted Secret has it. Returns the authority.
 fn issue_in(folder: &Path) -> Result<String> {
-    let authority = Authority::new()?;
-    let issued = authority.issue(vec!["127.0.0.1".to_owned()])?;
+    let authority = Authority::new("admission-ca")?;
+    let issued = authority.server(["127.0.0.1".to_owned()])?;
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("tls.key"), issued.key)?;
     std::fs::write(folder.join("tls.crt"), issued.certificate)?;
-    Ok(authority.pem)
+    Ok(authority.pem().to_owned())
 }
 
 /// The chart's webhook configuration, led to this bed's controller instead of to a Service.

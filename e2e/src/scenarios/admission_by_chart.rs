@@ -6,10 +6,11 @@ use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use super::admission::{Authority, Issued, apply, base64, canary, wait_denied};
+use super::admission::{apply, base64, canary, wait_denied};
 use super::installed::{HOME, install};
 use super::shop::PATIENCE;
 use crate::bed::Bed;
+use crate::bed::pki::{Authority, Issued};
 use crate::tools::project_root;
 
 /// What the chart calls its Service, its Secret, and the Certificate that it asks cert-manager for.
@@ -88,7 +89,7 @@ async fn cert_managers(bed: &Bed) -> Result<()> {
         bed.apply(&cert_managers_kind(kind)).await?;
     }
     let values = "crds.install=false,admission.enabled=true,admission.certManager.enabled=true";
-    let authority = Authority::new()?;
+    let authority = Authority::new(AUTHORITY)?;
     // Helm waits for pods, and these for the Secret.
     let set = ["--set", values];
     futures::try_join!(install(bed, &set), act_as_cert_manager(bed, &authority))?;
@@ -242,11 +243,7 @@ async fn act_as_cert_manager(bed: &Bed, authority: &Authority) -> Result<()> {
         asked["isCA"] == true && issuer(bed, &asked).await?["selfSigned"].is_object(),
         "{asked:#}"
     );
-    let own = Issued {
-        certificate: authority.pem().to_owned(),
-        key: authority.key(),
-    };
-    keep(bed, &asked, authority, own).await?;
+    keep(bed, &asked, authority, authority.own()).await?;
     certify(bed, authority).await?;
 
     let configuration = bed
@@ -286,8 +283,8 @@ async fn certify(bed: &Bed, authority: &Authority) -> Result<()> {
         *from == kept,
         "the issuer's authority is kept in {from}, not in {kept}"
     );
-    let names = serde_json::from_value(asked["dnsNames"].clone())?;
-    keep(bed, &asked, authority, authority.issue(names)?).await
+    let names: Vec<String> = serde_json::from_value(asked["dnsNames"].clone())?;
+    keep(bed, &asked, authority, authority.server(names)?).await
 }
 
 /// What a Certificate of the chart asks for.
@@ -313,10 +310,7 @@ async fn issuer(bed: &Bed, asked: &Value) -> Result<Value> {
 /// Keeps what was issued in the Secret that the Certificate names.
 async fn keep(bed: &Bed, asked: &Value, authority: &Authority, issued: Issued) -> Result<()> {
     let name = asked["secretName"].as_str().context("no secretName")?;
-    let secret = json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {"name": name, "namespace": HOME},
-        "stringData": {"ca.crt": authority.pem(), "tls.crt": issued.certificate, "tls.key": issued.key},
-    });
+    let mut secret = issued.secret(HOME, name);
+    secret["stringData"]["ca.crt"] = json!(authority.pem());
     bed.apply(&secret.to_string()).await
 }

@@ -321,7 +321,8 @@ impl<'a> Shop<'a> {
         plan.grpc = self.grpc;
         let of_connections = [Gateway::LenientTcp, Gateway::EnvoyTcp, Gateway::EnvoyTls];
         plan.anew = of_connections.contains(&self.gateway);
-        plan.authority = std::fs::read_to_string(self.bed.pki().authority()).ok();
+        let encrypted = url.starts_with("https:");
+        plan.authority = encrypted.then(|| self.bed.pki().authority_pem().to_owned());
         plan
     }
 

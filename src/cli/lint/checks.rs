@@ -120,6 +120,7 @@ impl Manifest {
 pub struct Setting {
     pub mesh_provider: String,
     pub no_cross_namespace_refs: bool,
+    pub refuse_unsupported: bool,
 }
 
 /// Everything that is found, in the order of the files.
@@ -386,6 +387,7 @@ fn one_canary(
     let settings = ReviewSettings {
         mesh_provider: setting.mesh_provider.clone(),
         no_cross_namespace_refs: setting.no_cross_namespace_refs,
+        refuse_unsupported: setting.refuse_unsupported,
     };
     let lookup = |name: &ObjectRef| match read(manifests, name) {
         // What is not in the files may be in the cluster.

@@ -39,6 +39,9 @@ pub struct LintArguments {
     /// The controller's -no-cross-namespace-refs.
     #[arg(long)]
     no_cross_namespace_refs: bool,
+    /// The controller's -refuse-unsupported.
+    #[arg(long)]
+    refuse_unsupported: bool,
     /// Warnings count as errors.
     #[arg(long)]
     strict: bool,
@@ -57,6 +60,7 @@ pub fn run(arguments: &LintArguments) -> anyhow::Result<u8> {
     let setting = Setting {
         mesh_provider: arguments.mesh_provider.clone(),
         no_cross_namespace_refs: arguments.no_cross_namespace_refs,
+        refuse_unsupported: arguments.refuse_unsupported,
     };
     let mut texts = Vec::new();
     for path in &arguments.files {

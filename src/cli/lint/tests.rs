@@ -11,6 +11,7 @@ fn setting() -> Setting {
     Setting {
         mesh_provider: "gatewayapi:v1".to_owned(),
         no_cross_namespace_refs: false,
+        refuse_unsupported: false,
     }
 }
 
@@ -69,24 +70,30 @@ fn what_a_router_lacks_is_found_for_every_router_and_what_it_has_is_not() {
         .enumerate()
         .map(|(index, asked)| (index.to_string(), asked.canary.to_string()))
         .collect();
-    let mut found = std::collections::BTreeMap::<&str, Vec<&Finding>>::new();
-    let findings = lint(&files, "default", &setting());
-    for one in findings.iter().filter(|one| one.rule == "router") {
-        found.entry(&one.file).or_default().push(one);
-    }
-    for (index, asked) in all.iter().enumerate() {
-        let found = found
-            .get(index.to_string().as_str())
-            .into_iter()
-            .flatten()
-            .filter(|one| asked.is_at(&one.field))
-            .map(|one| one.severity)
-            .min();
-        let expected = asked.refused.map(|severity| match severity {
-            crate::routing::Severity::Error => Severity::Error,
-            crate::routing::Severity::Warning => Severity::Warning,
-        });
-        assert_eq!(found, expected, "{}", asked.what);
+    for refuse_unsupported in [false, true] {
+        let setting = Setting {
+            refuse_unsupported,
+            ..setting()
+        };
+        let mut found = std::collections::BTreeMap::<&str, Vec<&Finding>>::new();
+        let findings = lint(&files, "default", &setting);
+        for one in findings.iter().filter(|one| one.rule == "router") {
+            found.entry(&one.file).or_default().push(one);
+        }
+        for (index, asked) in all.iter().enumerate() {
+            let found = found
+                .get(index.to_string().as_str())
+                .into_iter()
+                .flatten()
+                .filter(|one| asked.is_at(&one.field))
+                .map(|one| one.severity)
+                .min();
+            let expected = asked.refused.map(|severity| match severity {
+                crate::routing::Severity::Warning if !refuse_unsupported => Severity::Warning,
+                _ => Severity::Error,
+            });
+            assert_eq!(found, expected, "{} {refuse_unsupported}", asked.what);
+        }
     }
 }
 

@@ -224,7 +224,7 @@ impl<'a> Pass<'a> {
             &mut self.needs,
         ) {
             HookOutcome::Pending => {}
-            HookOutcome::Unreachable { hook, why } => {
+            HookOutcome::Unreachable { hook, why, .. } => {
                 self.hold_for_data(view, &format!("pre-rollout hook {hook}"), &why);
             }
             HookOutcome::Refused { hook, answer, .. } => {
@@ -343,7 +343,7 @@ impl<'a> Pass<'a> {
             .iter()
             .find(|one| matches!(one.status.verdict, Verdict::NoData | Verdict::Error));
         let silent = match (&hooks, silent) {
-            (HookOutcome::Unreachable { hook, why }, _) => {
+            (HookOutcome::Unreachable { hook, why, .. }, _) => {
                 Some((format!("rollout hook {hook}"), why.clone()))
             }
             (_, Some(one)) => Some((

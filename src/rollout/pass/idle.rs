@@ -1,6 +1,7 @@
 //! Between runs: the target is watched, a change goes through the confirm-rollout gate and starts a run; hooks of the run before are
 //! told of its end.
 
+use super::gates::Closed;
 use super::{Pass, split_of, weights};
 use crate::api::{HookType, Phase, Rest};
 use crate::rollout::checks;
@@ -80,7 +81,7 @@ impl<'a> Pass<'a> {
             HookOutcome::Refused {
                 hook, answer: why, ..
             }
-            | HookOutcome::Unreachable { hook, why } => {
+            | HookOutcome::Unreachable { hook, why, .. } => {
                 self.tell(
                     Severity::Warn,
                     "PostRolloutFailed",
@@ -133,30 +134,24 @@ impl<'a> Pass<'a> {
                 self.start_run(view);
             }
             HookOutcome::Refused { hook, muted, .. } => {
-                self.wait_for_approval(view, &hook, muted, round.next);
+                self.wait_for_approval(view, &Closed::refused(hook, muted), round.next);
             }
-            HookOutcome::Unreachable { hook, .. } => {
-                self.wait_for_approval(view, &hook, true, round.next);
+            HookOutcome::Unreachable { hook, why, muted } => {
+                self.wait_for_approval(view, &Closed::silent(hook, muted, why), round.next);
             }
         }
     }
 
-    pub(super) fn wait_for_approval(
-        &mut self,
-        view: &View<'a>,
-        hook: &str,
-        muted: bool,
-        next: Timestamp,
-    ) {
+    pub(super) fn wait_for_approval(&mut self, view: &View<'a>, closed: &Closed, next: Timestamp) {
         let at_gate = self.status.phase == Phase::Waiting
             && self
                 .run_ref()
                 .is_some_and(|run| run.waiting_for.as_deref() != Some(WAIT_TURN));
-        let waiting_for = format!("gate {hook}");
+        let waiting_for = closed.waiting_for();
         let same = self
             .run_ref()
             .is_some_and(|run| run.waiting_for.as_ref() == Some(&waiting_for));
-        if !(at_gate && same) {
+        if !(at_gate && same) || closed.is_news(self.run_ref()) {
             let told = self.status.phase == Phase::Waiting && self.run_ref().is_none();
             if !at_gate {
                 self.begin_wait(view, waiting_for.clone());
@@ -166,16 +161,11 @@ impl<'a> Pass<'a> {
             // Of several hooks another one may hold the gate after the first; the wait is the same, with its time.
             self.with_run(|run| {
                 run.waiting_for = Some(waiting_for);
-                run.message = Some(format!(
-                    "The confirm-rollout gate {hook} is closed; nothing is started until it opens."
-                ));
+                run.message =
+                    Some(closed.text("confirm-rollout gate", "nothing is started until it opens."));
             });
             if !told {
-                let text = format!(
-                    "Halt {} advancement waiting for approval {hook}",
-                    self.full_name()
-                );
-                self.tell_gate(text, "Canary is waiting for approval.", muted);
+                self.tell_closed(closed, "approval", "Canary is waiting for approval");
             }
         }
         self.wake_at(Some(next));

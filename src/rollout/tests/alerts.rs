@@ -322,6 +322,76 @@ fn each_gate_of_a_step_is_told_once_whatever_it_is_called() {
     }
 }
 
+/// A gate whose hook does not answer holds as a closed one does, and somebody must know; who then answers no is told of too. In Flagger both
+/// look the same.
+#[test]
+fn a_gate_that_does_not_answer_is_told_once_and_its_first_no_once_more() {
+    for (kind, what, waits) in [
+        (
+            "confirm-rollout",
+            "approval",
+            "Canary is waiting for approval",
+        ),
+        (
+            "confirm-traffic-increase",
+            "traffic increase approval",
+            INCREASE.trim_end_matches('.'),
+        ),
+        (
+            "confirm-promotion",
+            "promotion approval",
+            PROMOTION.trim_end_matches('.'),
+        ),
+    ] {
+        let mut cluster = with_chat_and(&format!(
+            ", webhooks: [{{name: gate, type: {kind}, url: 'http://hooks.test/1'}}]"
+        ));
+        cluster.answer_hook("gate", unreachable());
+        cluster.deploy("podinfo:2").advance(300);
+        let silent = format!("{waits}, but the gate gate does not answer: connection refused");
+        assert_eq!(told_of_gates(&cluster), [silent.as_str()], "{kind}");
+        let run = cluster.status().run.unwrap();
+        let message = run.message.unwrap();
+        assert!(
+            message.contains("does not answer: connection refused"),
+            "{kind}: {message}"
+        );
+        assert!(
+            cluster.has_told(&format!(
+                "advancement waiting for {what} gate, which does not answer: connection refused"
+            )),
+            "{kind}: {:?}",
+            cluster.texts()
+        );
+
+        let no = format!("{waits}.");
+        for answer in [refused(), unreachable(), refused()] {
+            cluster.answer_hook("gate", answer);
+            cluster.advance(60);
+            assert_eq!(told_of_gates(&cluster), [silent.as_str(), &no], "{kind}");
+            let after = cluster.status().run.unwrap();
+            assert!(after.message.unwrap().contains("gate gate is closed;"));
+            assert_eq!(
+                after.waiting_since, run.waiting_since,
+                "{kind}: it waits since it began"
+            );
+        }
+        cluster.answer_hook("gate", HookAnswer::Passed);
+        cluster.run_until(Phase::Succeeded);
+    }
+}
+
+#[test]
+fn a_muted_gate_that_does_not_answer_alerts_nobody() {
+    let mut cluster = with_chat_and(
+        ", webhooks: [{name: gate, type: confirm-promotion, url: 'http://hooks.test/1', muteAlert: true}]",
+    );
+    cluster.answer_hook("gate", unreachable());
+    cluster.deploy("podinfo:2").advance(300);
+    assert_eq!(cluster.phase(), Phase::WaitingPromotion);
+    assert_eq!(told_of_gates(&cluster), Vec::<String>::new());
+}
+
 #[test]
 fn two_hooks_of_one_gate_that_close_one_after_the_other_are_both_told() {
     for (kind, text) in [

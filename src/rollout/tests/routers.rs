@@ -237,8 +237,9 @@ fn given_the_users_object_gone_then_a_good_release_is_not_raised_and_goes_on_whe
 }
 
 /// A canary that asks a router for something, with whatever any router builds on.
-fn asking(asked: &asked::Asked) -> Cluster {
+fn asking(asked: &asked::Asked, refuse_unsupported: bool) -> Cluster {
     let mut cluster = Cluster::given_canary(&asked.canary.to_string());
+    cluster.settings.routing.refuse_unsupported = refuse_unsupported;
     if asked.provider == "knative" {
         super::knative::given_service(&mut cluster);
         cluster.edit(&cluster::knative_service(), |_| ());
@@ -250,6 +251,24 @@ fn asking(asked: &asked::Asked) -> Cluster {
     cluster
 }
 
+/// Refused before anything of it is written.
+fn is_refused(asked: &asked::Asked, cluster: &Cluster) {
+    let what = &asked.what;
+    let (status, reason, message) = cluster.condition(condition_type::ACCEPTED);
+    assert_eq!(status, ConditionStatus::False, "{what}");
+    assert_eq!(reason, "RouterCannotExpress", "{what}");
+    assert!(message.contains(asked.field), "{what}: {message}");
+    let primary = cluster.object(&deployment("podinfo-primary"));
+    assert!(primary.is_none(), "{what}");
+    assert!(
+        cluster
+            .writes
+            .iter()
+            .all(|write| write.target().kind == kinds::CANARY),
+        "{what}"
+    );
+}
+
 #[test]
 fn what_a_router_lacks_is_refused_at_once_or_told_while_the_canary_goes_on() {
     for asked in asked::all() {
@@ -257,22 +276,11 @@ fn what_a_router_lacks_is_refused_at_once_or_told_while_the_canary_goes_on() {
             continue;
         };
         let what = &asked.what;
-        let cluster = asking(&asked);
-        let (status, reason, message) = cluster.condition(condition_type::ACCEPTED);
-        let primary = cluster.object(&deployment("podinfo-primary"));
+        let cluster = asking(&asked, false);
         if severity == routing::Severity::Error {
-            assert_eq!(status, ConditionStatus::False, "{what}");
-            assert_eq!(reason, "RouterCannotExpress", "{what}");
-            assert!(message.contains(asked.field), "{what}: {message}");
-            assert!(primary.is_none(), "{what}");
-            assert!(
-                cluster
-                    .writes
-                    .iter()
-                    .all(|write| write.target().kind == kinds::CANARY),
-                "{what}"
-            );
+            is_refused(&asked, &cluster);
         } else {
+            let (status, _, message) = cluster.condition(condition_type::ACCEPTED);
             assert_eq!(status, ConditionStatus::True, "{what}: {message}");
             assert!(
                 cluster
@@ -286,5 +294,23 @@ fn what_a_router_lacks_is_refused_at_once_or_told_while_the_canary_goes_on() {
             let told = cluster.told.iter().any(|one| one.reason == "NotSupported");
             assert!(told, "{what}: {:?}", cluster.texts());
         }
+    }
+}
+
+#[test]
+fn a_controller_may_refuse_all_that_a_router_lacks() {
+    let all = asked::all();
+    for asked in all.iter().filter(|asked| asked.refused.is_some()) {
+        is_refused(asked, &asking(asked, true));
+    }
+    // What a router has is as welcome as ever, and a mesh that has come to its end is still one that works.
+    for provider in ["gatewayapi:v1", "smi:v1alpha2", "appmesh:v1beta2"] {
+        let plain = all
+            .iter()
+            .find(|asked| asked.provider == provider && asked.refused.is_none())
+            .unwrap();
+        let cluster = asking(plain, true);
+        let (status, _, message) = cluster.condition(condition_type::ACCEPTED);
+        assert_eq!(status, ConditionStatus::True, "{}: {message}", plain.what);
     }
 }
