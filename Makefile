@@ -47,9 +47,9 @@ unit: tools-rust ## Runs unit and property tests: no cluster, no network beyond 
 	$(call heading,unit and property tests)
 	$(CARGO) test $(LOCKED) --workspace
 
-e2e: build ## Runs the scenarios on a real control plane with real traffic (ARGS="NAME…" picks, ARGS=--all for every one, TRIES=1)
+e2e: build ## Runs the scenarios on a real control plane with real traffic (ARGS="NAME…" picks, ARGS=--all for every one, TRIES=1, PARALLEL=1)
 	$(call heading,scenarios on the test bed)
-	$(E2E) run --tries $(or $(TRIES),2) $(ARGS)
+	$(E2E) run --parallel $(or $(PARALLEL),2) --tries $(or $(TRIES),2) $(ARGS)
 
 bench: build ## Counts the API requests and measures the time that rollouts cost
 	$(call heading,benchmarks)

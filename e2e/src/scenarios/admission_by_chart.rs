@@ -238,7 +238,7 @@ async fn secret(bed: &Bed) -> Result<Value> {
 /// Does what cert-manager does: makes the authority and the certificate that the chart's Certificates ask for, and puts the authority into the
 /// webhook configuration whose annotation names the latter.
 async fn act_as_cert_manager(bed: &Bed, authority: &Authority) -> Result<()> {
-    let asked = certificate(bed, AUTHORITY).await?;
+    let asked = spec(bed, "Certificate", AUTHORITY).await?;
     ensure!(
         asked["isCA"] == true && issuer(bed, &asked).await?["selfSigned"].is_object(),
         "{asked:#}"
@@ -276,8 +276,8 @@ async fn act_as_cert_manager(bed: &Bed, authority: &Authority) -> Result<()> {
 
 /// Makes a certificate for the webhook, as its Certificate asks, by the authority whose Secret its Issuer names.
 async fn certify(bed: &Bed, authority: &Authority) -> Result<()> {
-    let asked = certificate(bed, NAME).await?;
-    let kept = certificate(bed, AUTHORITY).await?["secretName"].take();
+    let asked = spec(bed, "Certificate", NAME).await?;
+    let kept = spec(bed, "Certificate", AUTHORITY).await?["secretName"].take();
     let from = &issuer(bed, &asked).await?["ca"]["secretName"];
     ensure!(
         *from == kept,
@@ -287,15 +287,16 @@ async fn certify(bed: &Bed, authority: &Authority) -> Result<()> {
     keep(bed, &asked, authority, authority.server(names)?).await
 }
 
-/// What a Certificate of the chart asks for.
-async fn certificate(bed: &Bed, name: &str) -> Result<Value> {
-    let mut certificate = bed
-        .wait("the chart's Certificate", PATIENCE, async || {
-            let certificate = bed.get(CERT_MANAGERS, "Certificate", HOME, name).await;
-            Ok(certificate.ok())
-        })
+/// What an object of the chart's says, once Helm has made it: one kind after the other.
+async fn spec(bed: &Bed, kind: &str, name: &str) -> Result<Value> {
+    let mut object = bed
+        .wait(
+            &format!("the chart's {kind} {name}"),
+            PATIENCE,
+            async || Ok(bed.get(CERT_MANAGERS, kind, HOME, name).await.ok()),
+        )
         .await?;
-    Ok(certificate.data["spec"].take())
+    Ok(object.data["spec"].take())
 }
 
 /// How the Issuer that a Certificate names makes certificates.
@@ -303,8 +304,7 @@ async fn issuer(bed: &Bed, asked: &Value) -> Result<Value> {
     let named = &asked["issuerRef"];
     ensure!(named["kind"] == "Issuer", "{asked:#}");
     let name = named["name"].as_str().context("no issuer")?;
-    let mut issuer = bed.get(CERT_MANAGERS, "Issuer", HOME, name).await?;
-    Ok(issuer.data["spec"].take())
+    spec(bed, "Issuer", name).await
 }
 
 /// Keeps what was issued in the Secret that the Certificate names.

@@ -171,3 +171,27 @@ pub async fn envoy_by_header(bed: &Bed) -> Result<()> {
 pub async fn envoy_calls_by_header(bed: &Bed) -> Result<()> {
     by_header(bed, "envoy-grpcroute-by-header", &ENVOY_GRPC).await
 }
+
+pub async fn contour_mirrored(bed: &Bed) -> Result<()> {
+    planes::mirrored(bed, "mirrored", &CONTOUR).await
+}
+
+pub async fn contour_calls_mirrored(bed: &Bed) -> Result<()> {
+    planes::mirrored(bed, "contour-grpcroute-mirrored", &CONTOUR_GRPC).await
+}
+
+pub async fn envoy_mirrored(bed: &Bed) -> Result<()> {
+    planes::mirrored(bed, "envoy-httproute-mirrored", &ENVOY).await
+}
+
+pub async fn envoy_calls_mirrored(bed: &Bed) -> Result<()> {
+    planes::mirrored(bed, "envoy-grpcroute-mirrored", &ENVOY_GRPC).await
+}
+
+pub async fn istio_routes_mirrored(bed: &Bed) -> Result<()> {
+    planes::mirrored(bed, "istio-httproute-mirrored", &ISTIO).await
+}
+
+pub async fn istio_calls_mirrored(bed: &Bed) -> Result<()> {
+    planes::mirrored(bed, "istio-grpcroute-mirrored", &ISTIO_GRPC).await
+}

@@ -577,3 +577,65 @@ fn told_apart(report: &Report, insiders: usize, outsiders: usize) -> Result<()> 
     }
     Ok(())
 }
+
+/// Blue/Green with mirroring: copies of all requests go to the new release, whose answers nobody sees. They are enough to promote a good
+/// one, and to find out one that fails every request before any visitor has met it.
+pub async fn mirrored(bed: &Bed, name: &'static str, plane: &Plane) -> Result<()> {
+    super::shop::serin(bed).await?;
+    plane.gateway.start(bed).await?;
+    let plan = plane.plan(json!({"threshold": 2, "iterations": 3, "mirror": true}));
+    let shop = Shop::open(bed, name, plan).await?;
+    let copies = format!(
+        "sum(rate(http_request_duration_seconds_count{{namespace=\"{}\", pod!~\"app-primary-.*\"}}[5s]))",
+        shop.namespace.name()
+    );
+    let opened = shop.load()?.mark();
+    shop.release("1.1.0").await?;
+    let rate = bed
+        .wait("copies to reach the new release", PATIENCE, async || {
+            let rate = bed.query(&copies).await?;
+            Ok(rate.filter(|rate| *rate > plane.rate / 2.0))
+        })
+        .await?;
+    ensure!(
+        shop.load()?.report_since(opened).share_of("1.0.0") > 0.999,
+        "while copies are judged, all visitors are answered by 1.0.0"
+    );
+    shop.wait_weight(100).await?;
+    shop.wait_phase("Succeeded").await?;
+    shop.wait_only("1.1.0").await?;
+    let good = shop.load()?.report_since(opened);
+    flawless(&good)?;
+
+    let mark = shop.load()?.mark();
+    shop.release_with("1.2.0", &[("ERROR_RATE", "1")]).await?;
+    let failed = shop.wait_phase("Failed").await?;
+    let cause = failed.data["status"]["history"]
+        .as_array()
+        .and_then(|runs| runs.last())
+        .map(|run| run["cause"].to_string())
+        .unwrap_or_default();
+    ensure!(
+        cause.contains("success rate"),
+        "the copies' answers were judged: {cause}"
+    );
+    let bad = shop.load()?.settled_since(mark).await;
+    ensure!(
+        bad.failed_of("1.2.0") == 0 && (bad.share_of("1.1.0") - 1.0).abs() < f64::EPSILON,
+        "no visitor may meet a release that is only sent copies:\n{bad}"
+    );
+    let whole = shop.close().await?;
+    println!(
+        "        {rate:.0} copies a second and more of {:.0} requests",
+        plane.rate
+    );
+    let figures = Figures::new(
+        &plane.route(),
+        plane.gateway.name(),
+        &whole,
+        0,
+        format!("copies alone: a bad release met none of {}", bad.answered()),
+    );
+    bed.figures().note(name, figures);
+    flawless(&whole)
+}

@@ -78,63 +78,6 @@ pub async fn insiders_first(bed: &Bed) -> Result<()> {
     flawless(&whole)
 }
 
-/// Blue/Green with mirroring: copies of all requests go to the new release, whose answers nobody sees. They are enough to promote a good
-/// one, and to find out one that fails every request before any visitor has met it.
-pub async fn mirrored(bed: &Bed) -> Result<()> {
-    shop::serin(bed).await?;
-    bed.start_second_gateway().await?;
-    let plan = Plan {
-        gateway: Gateway::Contour,
-        analysis: json!({"threshold": 2, "iterations": 3, "mirror": true}),
-        ..Plan::default()
-    };
-    let shop = Shop::open(bed, "mirrored", plan).await?;
-    let copies = format!(
-        "sum(rate(http_request_duration_seconds_count{{namespace=\"{}\", pod!~\"app-primary-.*\"}}[5s]))",
-        shop.namespace.name()
-    );
-    let opened = shop.load()?.mark();
-    shop.release("1.1.0").await?;
-    let rate = bed
-        .wait("copies to reach the new release", PATIENCE, async || {
-            Ok(bed.query(&copies).await?.filter(|rate| *rate > RATE / 2.0))
-        })
-        .await?;
-    ensure!(
-        shop.load()?.report_since(opened).share_of("1.0.0") > 0.999,
-        "while copies are judged, all visitors are answered by 1.0.0"
-    );
-    shop.wait_weight(100).await?;
-    shop.wait_phase("Succeeded").await?;
-    shop.wait_only("1.1.0").await?;
-    let good = shop.load()?.report_since(opened);
-    flawless(&good)?;
-
-    let mark = shop.load()?.mark();
-    shop.release_with("1.2.0", &[("ERROR_RATE", "1")]).await?;
-    let failed = shop.wait_phase("Failed").await?;
-    let cause = failed.data["status"]["history"]
-        .as_array()
-        .and_then(|runs| runs.last())
-        .map(|run| run["cause"].to_string())
-        .unwrap_or_default();
-    ensure!(
-        cause.contains("success rate"),
-        "the copies' answers were judged: {cause}"
-    );
-    let bad = shop.load()?.settled_since(mark).await;
-    ensure!(
-        bad.failed_of("1.2.0") == 0 && (bad.share_of("1.1.0") - 1.0).abs() < f64::EPSILON,
-        "no visitor may meet a release that is only sent copies:\n{bad}"
-    );
-    let whole = shop.close().await?;
-    println!("        {rate:.0} copies a second and more of {RATE:.0} requests");
-    let found = format!("copies alone: a bad release met none of {}", bad.answered());
-    let figures = Figures::new(ROUTE, Gateway::Contour.name(), &whole, 0, found);
-    bed.figures().note("mirrored", figures);
-    flawless(&whole)
-}
-
 /// Blue/Green: the new release is tested without visitors, gets all of them at once, and is promoted.
 pub async fn all_at_once(bed: &Bed) -> Result<()> {
     shop::serin(bed).await?;
