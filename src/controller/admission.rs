@@ -3,7 +3,7 @@
 //! ([`super::review`]) and reads nothing of the cluster, so any replica can answer.
 
 use super::review::{self, Remark, ReviewSettings};
-use super::tls::{Certificate, TlsListener};
+use super::tls::{self, Certificate, TlsListener};
 use super::{ControllerError, Options};
 use crate::api::validation::ProblemSeverity;
 use crate::api::{AlertProvider, Canary, DecodeError, MetricTemplate};
@@ -13,6 +13,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,9 +63,13 @@ pub(super) async fn start(
     let certificate = Certificate::follow(&options.certificates, stop.clone()).map_err(|why| {
         ControllerError::Certificate(options.certificates.display().to_string(), why)
     })?;
-    let listener = TlsListener::bind(options.listen, certificate)
+    let unheard = |error| ControllerError::Listen(options.listen, error);
+    let settings = tls::settings(certificate)
+        .map_err(io::Error::other)
+        .map_err(unheard)?;
+    let listener = TlsListener::bind(options.listen, settings)
         .await
-        .map_err(|error| ControllerError::Listen(options.listen, error))?;
+        .map_err(unheard)?;
     let router = Router::new()
         .route("/validate", post(answer))
         .layer(DefaultBodyLimit::max(LARGEST))

@@ -26,7 +26,7 @@ mod server;
 mod sources;
 mod store;
 mod tenure;
-mod tls;
+pub(crate) mod tls;
 mod turns;
 
 pub use admission::AdmissionOptions;
@@ -690,7 +690,7 @@ impl Controller {
         snapshot
     }
 
-    /// Status, then what is told about it, then the writes. Returns whether anything was written.
+    /// Status, then what is told about it, then the writes and what is told of them. Returns whether anything was written.
     async fn carry_out(
         &self,
         key: &CanaryKey,
@@ -700,6 +700,12 @@ impl Controller {
         started: Instant,
     ) -> Result<bool, WriteError> {
         let mut wrote = false;
+        // What is told without a change of status is told of the writes: a canary that is gone, for example.
+        let (of_status, of_writes): (Vec<_>, Vec<_>) = decision
+            .announcements
+            .iter()
+            .cloned()
+            .partition(|one| decision.status.is_some() && !one.is_of_write());
         let mut live = Arc::clone(object);
         if let Some(status) = &decision.status {
             if let Some(written) = self
@@ -718,7 +724,7 @@ impl Controller {
                 status: Some(status.clone()),
                 ..canary.clone()
             });
-            self.announcer.tell(&told, &decision.announcements);
+            self.announcer.tell(&told, &of_status);
             self.notifier.look(key, &told);
             self.tally(key, &decision.tallies, started);
         }
@@ -726,10 +732,7 @@ impl Controller {
             let guarded = after_status(write, object, &live);
             wrote |= self.executor.write(key, &guarded).await?;
         }
-        if decision.status.is_none() && !decision.announcements.is_empty() {
-            // What is told without a change of status is told of the writes: a route that was set back, for example.
-            self.announcer.tell(canary, &decision.announcements);
-        }
+        self.announcer.tell(canary, &of_writes);
         Ok(wrote)
     }
 

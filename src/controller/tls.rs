@@ -1,6 +1,7 @@
-//! TLS for a server of the controller's own, with a certificate from files that are replaced while it runs, as a mounted Secret is.
+//! TLS for servers of our own: connections, and a certificate from files that are replaced while it runs, as a mounted Secret is.
 
 use axum::serve::Listener;
+use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -102,28 +103,37 @@ fn read(folder: &Path) -> Result<(Vec<u8>, Arc<CertifiedKey>), String> {
     Ok((bytes, Arc::new(certified)))
 }
 
+/// HTTP/1.1 under the certificates that `certificates` chooses.
+///
+/// # Errors
+/// The cryptography of this build has no safe version of TLS.
+pub fn settings(
+    certificates: Arc<dyn ResolvesServerCert>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut settings = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    settings.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(settings))
+}
+
 /// Accepts TLS connections; a client that is slow to begin holds up no other.
-pub(super) struct TlsListener {
+pub struct TlsListener {
     ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
     address: SocketAddr,
 }
 
 impl TlsListener {
-    /// Listens with this certificate.
-    pub(super) async fn bind(
-        address: SocketAddr,
-        certificate: Arc<Certificate>,
-    ) -> io::Result<Self> {
+    /// Listens with these settings; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// The address can't be listened on.
+    pub async fn bind(address: SocketAddr, settings: Arc<ServerConfig>) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_no_client_auth()
-            .with_cert_resolver(certificate);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = TlsAcceptor::from(settings);
         let (sender, ready) = mpsc::channel(WAITING);
         tokio::spawn(async move {
             while !sender.is_closed() {
@@ -144,6 +154,12 @@ impl TlsListener {
             }
         });
         Ok(Self { ready, address })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 

@@ -3,33 +3,26 @@
 //!
 //! TLS is here for kubectl's sake: it sends no token over a connection without.
 
-use axum::serve::Listener;
+use crate::controller::tls::{self, TlsListener};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use serde_json::json;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-
-/// How long a client may take to begin a connection.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Certificates for one server on 127.0.0.1.
 pub struct Certificates {
     /// The authority, as PEM.
     pub authority: String,
-    config: Arc<rustls::ServerConfig>,
+    settings: Arc<rustls::ServerConfig>,
 }
 
 /// No certificate can be made.
@@ -64,75 +57,24 @@ impl Certificates {
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;
         let certificate = server.signed_by(&key, &issuer)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
-            )?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let certified = CertifiedKey::from_der(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            &rustls::crypto::ring::default_provider(),
+        )?;
         Ok(Self {
             authority: pem,
-            config: Arc::new(config),
+            settings: tls::settings(Arc::new(SingleCertAndKey::from(certified)))?,
         })
     }
-}
 
-/// Accepts TLS connections; a client that is slow to begin holds up no other.
-pub struct TlsListener {
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    address: SocketAddr,
-}
-
-impl TlsListener {
-    /// Listens on 127.0.0.1; port 0 takes a free one.
-    pub async fn bind(port: u16, certificates: &Certificates) -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-        let address = listener.local_addr()?;
-        let acceptor = TlsAcceptor::from(Arc::clone(&certificates.config));
-        let (sender, ready) = mpsc::channel(64);
-        tokio::spawn(async move {
-            while !sender.is_closed() {
-                let Ok((stream, peer)) = listener.accept().await else {
-                    // No file descriptor is left, perhaps; there will be one again.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                };
-                let _ = stream.set_nodelay(true);
-                let (acceptor, sender) = (acceptor.clone(), sender.clone());
-                tokio::spawn(async move {
-                    if let Ok(Ok(stream)) =
-                        tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await
-                    {
-                        let _ = sender.send((stream, peer)).await;
-                    }
-                });
-            }
-        });
-        Ok(Self { ready, address })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.ready.recv().await {
-            Some(connection) => connection,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+    /// Listens on 127.0.0.1 with them; port 0 takes a free one.
+    pub async fn listen(&self, port: u16) -> io::Result<TlsListener> {
+        TlsListener::bind(
+            (Ipv4Addr::LOCALHOST, port).into(),
+            Arc::clone(&self.settings),
+        )
+        .await
     }
 }
 

@@ -33,7 +33,7 @@ pub use render::{PlainLog, render};
 pub use screen::Screen;
 pub use traffic::Traffic;
 
-use access::{CertificateError, Certificates, TlsListener};
+use access::{CertificateError, Certificates};
 use cluster::Cluster;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -80,7 +80,8 @@ impl Stage {
         world::furnish(&cluster, &NAMESPACES, story::SIMULATED_GATEWAY);
 
         let certificates = Certificates::make()?;
-        let listener = TlsListener::bind(port, &certificates)
+        let listener = certificates
+            .listen(port)
             .await
             .map_err(|error| StageError::Listen(port, error))?;
         let api = listener.address();

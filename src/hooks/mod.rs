@@ -204,7 +204,7 @@ fn shown(time: Duration) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::demo::access::{Certificates, TlsListener};
+    use crate::demo::access::Certificates;
     use crate::rollout::HookPayload;
     use axum::Router;
     use axum::http::HeaderMap;
@@ -308,7 +308,7 @@ mod tests {
     async fn serve_with_own_certificate() -> String {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let certificates = Certificates::make().unwrap();
-        let listener = TlsListener::bind(0, &certificates).await.unwrap();
+        let listener = certificates.listen(0).await.unwrap();
         let port = listener.address().port();
         let router = Router::new().route("/", post(|| async { "" }));
         tokio::spawn(async move { axum::serve(listener, router).await });

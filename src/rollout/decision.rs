@@ -35,6 +35,17 @@ pub struct Announcement {
     pub alert: Option<String>,
 }
 
+/// A route that somebody changed is set back.
+pub(super) const ROUTE_DRIFT: &str = "RouteDrift";
+
+impl Announcement {
+    /// Whether it tells of a write and is true only once that is done. One that meets a conflict is decided anew, and told then.
+    #[must_use]
+    pub fn is_of_write(&self) -> bool {
+        self.reason == ROUTE_DRIFT
+    }
+}
+
 /// Something that the controller's metrics count.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tally {

@@ -20,7 +20,7 @@ use super::alerts;
 use super::checks::Round;
 use super::conditions::{self, Remarks};
 use super::converge;
-use super::decision::{Announcement, Decision, Severity, Tally};
+use super::decision::{Announcement, Decision, ROUTE_DRIFT, Severity, Tally};
 use super::need::Need;
 use super::snapshot::Snapshot;
 use super::stage::Stage;
@@ -324,7 +324,7 @@ impl Pass<'_> {
 }
 
 /// Reasons of announcements that go with writes rather than with a change of the status.
-const TOLD_WITH_WRITES: [&str; 2] = ["RouteDrift", "Terminated"];
+const TOLD_WITH_WRITES: [&str; 2] = [ROUTE_DRIFT, "Terminated"];
 
 fn clear_wait(run: &mut Run) {
     run.waiting_since = None;

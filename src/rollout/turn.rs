@@ -123,6 +123,22 @@ pub fn turn(
     }
 }
 
+/// How the status tells a place: exactly where it is nearly one's turn, and by the round number that it is beyond further back. A long queue is
+/// then not written anew at each move: of a thousand who wait ten are, and the few who come past a round number.
+#[must_use]
+pub fn place_told(place: usize) -> String {
+    const EXACT: usize = 10;
+    if place <= EXACT {
+        return format!("Place {place} in the queue");
+    }
+    let round = std::iter::successors(Some(EXACT), |round| round.checked_mul(10))
+        .flat_map(|ten| [1, 2, 5].map(|times| ten.saturating_mul(times)))
+        .take_while(|round| *round < place)
+        .last()
+        .unwrap_or(EXACT);
+    format!("Beyond place {round} in the queue")
+}
+
 fn runs(number: usize) -> String {
     match number {
         1 => "1 run at once".to_owned(),
@@ -206,6 +222,25 @@ mod tests {
             let turn = turn(limits, namespace, "ours", since.map(at), &others);
             assert_eq!(place(&turn), expected, "row {number}: {turn:?}");
         }
+    }
+
+    #[test]
+    fn a_place_is_told_exactly_where_it_is_near_and_by_rounds_further_back() {
+        for (place, told) in [
+            (1, "Place 1 in the queue"),
+            (10, "Place 10 in the queue"),
+            (11, "Beyond place 10 in the queue"),
+            (20, "Beyond place 10 in the queue"),
+            (21, "Beyond place 20 in the queue"),
+            (100, "Beyond place 50 in the queue"),
+            (101, "Beyond place 100 in the queue"),
+            (999, "Beyond place 500 in the queue"),
+        ] {
+            assert_eq!(place_told(place), told);
+        }
+        // Of a thousand who move up by one so many are written.
+        let written = (2..=1000).filter(|place| place_told(*place) != place_told(place - 1));
+        assert_eq!(written.count(), 15);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::*;
 use crate::object::{APPLIED_ANNOTATION, canonical_json};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// One case.
 pub struct Case {
@@ -18,6 +19,26 @@ pub struct Case {
 
 pub fn yaml(text: &str) -> Value {
     serde_saphyr::from_str(text).unwrap()
+}
+
+/// What a controller without any flags has.
+pub static SETTINGS: LazyLock<RoutingSettings> = LazyLock::new(RoutingSettings::default);
+
+/// A canary, as it stands in a file.
+pub fn canary(text: &str) -> Canary {
+    Canary::decode(&yaml(text)).unwrap()
+}
+
+/// Asks for a split, with nothing beside it.
+pub fn request(canary: &Canary, split: Split) -> RouteRequest<'_> {
+    RouteRequest {
+        canary,
+        settings: &SETTINGS,
+        split,
+        revisions: Revisions::default(),
+        cookies: Cookies::default(),
+        selector_label: Some("app"),
+    }
 }
 
 fn folder_of(kind: &str) -> PathBuf {

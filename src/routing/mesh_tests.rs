@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::object::{Object, Patch, kinds};
-use golden_tests::yaml;
+use golden_tests::{SETTINGS, request, yaml};
 use route_object::ORIGINAL_ANNOTATION;
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -24,9 +24,6 @@ const MESHES: [&str; 9] = [
     "appmesh:v1beta2",
 ];
 
-static SETTINGS: std::sync::LazyLock<RoutingSettings> =
-    std::sync::LazyLock::new(RoutingSettings::default);
-
 fn canary(provider: &str) -> Canary {
     let mut canary = Canary::decode(&yaml(
         "
@@ -42,17 +39,6 @@ spec:
     .unwrap();
     canary.spec.provider = Some(provider.to_owned());
     canary
-}
-
-fn request(canary: &Canary, split: Split) -> RouteRequest<'_> {
-    RouteRequest {
-        canary,
-        settings: &SETTINGS,
-        split,
-        revisions: Revisions::default(),
-        cookies: Cookies::default(),
-        selector_label: Some("app"),
-    }
 }
 
 /// Objects as an API server keeps them: an apply merges maps and replaces lists.

@@ -14,7 +14,9 @@ use super::{CANARY, NAMESPACE};
 use crate::analysis::{DurationUnit, Measurement, MetricKind};
 use crate::api::{Canary, CanaryAnalysis, CanaryStatus, Phase};
 use crate::object::{Expect, Object, ObjectRef, Patch, Write, kinds};
-use crate::rollout::{Finding, HookAnswer, Need, Request, Settings, Snapshot, Want, decide};
+use crate::rollout::{
+    Announcement, Finding, HookAnswer, Need, Request, Settings, Snapshot, Want, decide,
+};
 use crate::workload::autoscaler;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -1272,9 +1274,8 @@ impl World {
         let status_now =
             !work.status_done && (status_first || work.next >= work.decision.writes.len());
         if !status_now && work.next >= work.decision.writes.len() {
-            if work.decision.status.is_none() {
-                self.announce(&work);
-            }
+            let with_status = work.decision.status.is_some();
+            self.announce(&work, |told| !with_status || told.is_of_write());
             return self.worked(replica, work.wrote);
         }
         if status_now && work.decision.status.is_none() {
@@ -1329,7 +1330,7 @@ impl World {
                 work.wrote |= changed;
                 if status_now {
                     work.status_done = true;
-                    self.announce(&work);
+                    self.announce(&work, |told| !told.is_of_write());
                 } else {
                     work.next += 1;
                 }
@@ -1468,8 +1469,15 @@ impl World {
         (changed, vec![entry])
     }
 
-    fn announce(&mut self, work: &Work) {
-        for announcement in &work.decision.announcements {
+    /// Tells those of a decision's announcements that are due.
+    fn announce(&mut self, work: &Work, due: impl Fn(&Announcement) -> bool) {
+        let due: Vec<&Announcement> = work
+            .decision
+            .announcements
+            .iter()
+            .filter(|announcement| due(announcement))
+            .collect();
+        for announcement in &due {
             self.tell(|| format!("told: {} {}", announcement.reason, announcement.message));
         }
         let after = work.decision.status.as_ref();
@@ -1481,14 +1489,8 @@ impl World {
             Some(id) => id,
             None => before.unwrap_or_default(),
         };
-        let reasons: Vec<&'static str> = work
-            .decision
-            .announcements
-            .iter()
-            .map(|announcement| announcement.reason)
-            .collect();
-        for reason in reasons {
-            invariants::told(self, &run, reason);
+        for announcement in due {
+            invariants::told(self, &run, announcement.reason);
         }
     }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::planes::{CROWD, Gone, PLAIN, Plane, by_name, turned_over};
+use super::planes::{CROWD, Gone, PLAIN, Plane, by_name, told_once, turned_over};
 use super::shop::{self, Gateway, PATIENCE, Plan, Shop, flawless, merge, only_failed, own_service};
 use super::stays::Stays;
 use crate::bed::parts::GATEWAY;
@@ -597,6 +597,7 @@ async fn through(bed: &Bed, scenario: &str, plane: &Plane) -> Result<()> {
     // Whoever applied it anew left out what others had added.
     wait_as_before(&shop, plane, &before).await?;
     println!("        weights put back after {back:?}");
+    told_once(&shop).await?;
     let whole = shop.close().await?;
     let figures = Figures::new(
         &format!("own {}", plane.object.1),

@@ -401,6 +401,16 @@ pub async fn enough(shop: &Shop<'_>, from: Mark) -> Result<Report> {
     Ok(load.settled_between(from, load.mark()).await)
 }
 
+/// Each change of the route by another hand is told of once, also where the gateway writes its status into the route at the same time.
+pub async fn told_once(shop: &Shop<'_>) -> Result<()> {
+    let mut told = shop.events().await?;
+    told.retain(|text| text.contains("; it is set back to "));
+    told.sort();
+    let twice = told.windows(2).find(|pair| pair[0] == pair[1]);
+    ensure!(twice.is_none(), "told twice: {twice:?}");
+    Ok(())
+}
+
 /// A good release with a busy night shift, a bad one, and one during which the object that steers is deleted.
 pub async fn release(bed: &Bed, name: &str, plane: &Plane) -> Result<()> {
     super::shop::serin(bed).await?;
@@ -416,6 +426,7 @@ pub async fn release(bed: &Bed, name: &str, plane: &Plane) -> Result<()> {
     let (absence, share) = plane.deleted(&shop, &stays).await?;
     shares.push(share);
     println!("        weights put back after {back:?}; {absence}");
+    told_once(&shop).await?;
     let whole = shop.close().await?;
     let figures = Figures::new(
         &plane.route(),

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 use super::message::{bytes_field, tests as message_tests};
 use super::*;
-use crate::demo::access::{Certificates, TlsListener};
+use crate::demo::access::Certificates;
 use crate::loadtester::commands::{self, Action};
 use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
@@ -451,7 +451,7 @@ async fn an_idle_connection_that_the_server_closed_is_nobodys_failure() {
 #[tokio::test]
 async fn certificates_are_verified_as_each_program_does() {
     let certificates = Certificates::make().unwrap();
-    let listener = TlsListener::bind(0, &certificates).await.unwrap();
+    let listener = certificates.listen(0).await.unwrap();
     let port = listener.address().port();
     let router = axum::Router::new().route("/", axum::routing::get(|| async { "OK" }));
     tokio::spawn(async move { axum::serve(listener, router).await });

@@ -9,7 +9,7 @@ use crate::rollout::checks::HookOutcome;
 use crate::rollout::converge;
 use crate::rollout::decision::{Severity, Tally};
 use crate::rollout::stage::Stage;
-use crate::rollout::turn::{Turn, WAIT_TURN};
+use crate::rollout::turn::{Turn, WAIT_TURN, place_told};
 use crate::rollout::view::{Identity, Side, View, signed};
 use crate::routing::{Split, Weight};
 use jiff::{SignedDuration, Timestamp};
@@ -194,7 +194,7 @@ impl<'a> Pass<'a> {
             && self
                 .run_ref()
                 .is_some_and(|run| run.waiting_for.as_deref() == Some(WAIT_TURN));
-        let text = format!("Place {place} in the queue: {limit}.");
+        let text = format!("{}: {limit}.", place_told(place));
         if !queued {
             self.begin_wait(view, WAIT_TURN.to_owned());
             let name = self.full_name();

@@ -2,7 +2,7 @@
 
 use super::Pass;
 use crate::rollout::converge;
-use crate::rollout::decision::{Announcement, Severity};
+use crate::rollout::decision::{Announcement, ROUTE_DRIFT, Severity};
 
 impl Pass<'_> {
     pub(super) fn tell(&mut self, severity: Severity, reason: &'static str, message: String) {
@@ -66,7 +66,7 @@ impl Pass<'_> {
     pub(super) fn tell_drift(&mut self, foreign: &converge::Drift) {
         self.tell(
             Severity::Warn,
-            "RouteDrift",
+            ROUTE_DRIFT,
             format!(
                 "{} had been changed by {} to {}; it is set back to {}",
                 foreign.object,

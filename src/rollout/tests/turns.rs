@@ -43,6 +43,23 @@ fn a_new_revision_waits_and_says_its_place_until_its_turn_comes() {
 }
 
 #[test]
+fn far_back_in_the_queue_a_move_is_not_written() {
+    let mut cluster = initialised(STEPS);
+    cluster.turn = full(40);
+    cluster.deploy("podinfo:2").run_until_calm();
+    let mut said = Vec::new();
+    for place in (1..=40).rev() {
+        cluster.turn = full(place);
+        cluster.advance(20);
+        said.extend(cluster.status().run.unwrap().message);
+    }
+    said.dedup();
+    assert_eq!(said.len(), 12, "{said:?}");
+    assert!(said[0].starts_with("Beyond place 20 in the queue: "));
+    assert!(said[11].starts_with("Place 1 in the queue: "));
+}
+
+#[test]
 fn a_target_that_is_set_back_leaves_the_queue() {
     let mut cluster = initialised(STEPS);
     cluster.turn = full(1);

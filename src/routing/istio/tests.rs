@@ -3,30 +3,14 @@
 
 use super::*;
 use crate::object::{APPLIED_ANNOTATION, Expect, Object, Patch, Reading, canonical_json};
+use crate::routing::golden_tests::{SETTINGS, canary, request};
 use crate::routing::route_object::ORIGINAL_ANNOTATION;
 use crate::routing::{Applied, Cookies, Revisions, Severity, Split, Weight, golden_tests, router};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
-
-static SETTINGS: LazyLock<RoutingSettings> = LazyLock::new(RoutingSettings::default);
-
-fn canary(yaml: &str) -> Canary {
-    Canary::decode(&serde_saphyr::from_str::<Value>(yaml).unwrap()).unwrap()
-}
-
-fn request(canary: &Canary, split: Split) -> RouteRequest<'_> {
-    RouteRequest {
-        canary,
-        settings: &SETTINGS,
-        split,
-        revisions: Revisions::default(),
-        cookies: Cookies::default(),
-        selector_label: Some("app"),
-    }
-}
+use std::sync::Arc;
 
 const PLAIN: &str = "
 apiVersion: flagger.app/v1beta1

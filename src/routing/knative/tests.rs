@@ -2,12 +2,9 @@
 
 use super::*;
 use crate::object::Reading;
+use crate::routing::golden_tests::yaml;
 use crate::routing::{Cookies, Revisions};
 use std::sync::Arc;
-
-fn yaml(text: &str) -> Value {
-    serde_saphyr::from_str(text).unwrap()
-}
 
 fn canary() -> Canary {
     Canary::decode(&yaml(

@@ -6,17 +6,13 @@ use super::path::Path;
 use super::shift::SHIFTED_ANNOTATION;
 use super::*;
 use crate::object::{Expect, Patch};
-use crate::routing::Revisions;
-use crate::routing::{Cookies, Severity, router_of};
+use crate::routing::golden_tests::yaml;
+use crate::routing::{Cookies, Revisions, Severity, router_of};
 use crate::sim::merge::json_patch;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-fn yaml(text: &str) -> Value {
-    serde_saphyr::from_str(text).unwrap()
-}
 
 /// A canary of `web` with these fields of the spec in addition, as flow YAML.
 fn canary(more: &str) -> Canary {
