@@ -2,8 +2,28 @@
 
 use super::facts::{Facts, phase_tone, verdict_tone, verdict_word};
 use super::screen::{Cell, Style, Tone, ago, bar, cut, short, table};
-use crate::api::Canary;
+use crate::api::{Canary, Metadata};
 use jiff::Timestamp;
+use serde_json::Value;
+
+/// What stands in one line.
+#[derive(Debug)]
+pub enum Line {
+    /// A canary.
+    Canary(Box<Canary>),
+    /// One that can't be read: its name, and why. It hides no other.
+    Odd(Metadata, String),
+}
+
+impl Line {
+    /// Of a custom resource as it is.
+    pub fn of(value: &Value) -> Self {
+        match Canary::decode(value) {
+            Ok(canary) => Self::Canary(Box::new(canary)),
+            Err(error) => Self::Odd(Metadata::of(value), error.to_string()),
+        }
+    }
+}
 
 /// What the table shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,7 +35,7 @@ pub struct Columns {
 }
 
 /// The table, with its head.
-pub fn render(canaries: &[Canary], columns: Columns, now: Timestamp, style: Style) -> String {
+pub fn render(lines: &[Line], columns: Columns, now: Timestamp, style: Style) -> String {
     let mut head = vec![
         "NAME", "PHASE", "TRAFFIC", "STEP", "FAILED", "VERDICT", "AGE",
     ];
@@ -30,8 +50,41 @@ pub fn render(canaries: &[Canary], columns: Columns, now: Timestamp, style: Styl
             .map(|title| Cell::new(Tone::Faint, title))
             .collect(),
     ];
-    rows.extend(canaries.iter().map(|canary| row(canary, columns, now)));
+    rows.extend(lines.iter().map(|line| match line {
+        Line::Canary(canary) => row(canary, columns, now),
+        Line::Odd(metadata, why) => odd_row(metadata, why, columns, now),
+    }));
     table(&rows, 0, style)
+}
+
+fn odd_row(metadata: &Metadata, why: &str, columns: Columns, now: Timestamp) -> Vec<Cell> {
+    let nothing = || Cell::from("");
+    let mut cells = vec![
+        metadata.name.clone().into(),
+        refused(),
+        nothing(),
+        nothing(),
+        nothing(),
+        nothing(),
+        ago(metadata.creation_timestamp, now).into(),
+    ];
+    if columns.namespace {
+        cells.insert(0, metadata.namespace.clone().into());
+    }
+    if columns.wide {
+        cells.extend([
+            nothing(),
+            nothing(),
+            nothing(),
+            nothing(),
+            cut(why, 100).into(),
+        ]);
+    }
+    cells
+}
+
+fn refused() -> Cell {
+    Cell::new(Tone::Bad, "Refused")
 }
 
 fn row(canary: &Canary, columns: Columns, now: Timestamp) -> Vec<Cell> {
@@ -42,7 +95,7 @@ fn row(canary: &Canary, columns: Columns, now: Timestamp) -> Vec<Cell> {
         phase => phase,
     };
     let phase = if facts.refusal().is_some() {
-        Cell::new(Tone::Bad, "Refused")
+        refused()
     } else if canary.spec.suspended() {
         Cell::new(Tone::Warning, "Suspended")
     } else {

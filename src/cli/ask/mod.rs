@@ -280,19 +280,20 @@ async fn picture(cluster: &Cluster, arguments: &GetArguments) -> anyhow::Result<
                 eprintln!("No canaries found in {place}.");
                 return Ok(String::new());
             }
-            let canaries = found.iter().map(decoded).collect::<Result<Vec<_>, _>>()?;
-            if let ([canary], 1) = (canaries.as_slice(), selection.names.len()) {
-                let around = cluster.surroundings(canary).await;
+            if let ([one], 1) = (found.as_slice(), selection.names.len()) {
+                let canary = decoded(one)?;
+                let around = cluster.surroundings(&canary).await;
                 return Ok(match output {
-                    Some(_) => detail::render_wide(canary, &around, now, style),
-                    None => detail::render(canary, &around, now, style),
+                    Some(_) => detail::render_wide(&canary, &around, now, style),
+                    None => detail::render(&canary, &around, now, style),
                 });
             }
             let columns = list::Columns {
                 namespace: selection.all_namespaces,
                 wide: output.is_some(),
             };
-            Ok(list::render(&canaries, columns, now, style))
+            let lines: Vec<list::Line> = found.iter().map(list::Line::of).collect();
+            Ok(list::render(&lines, columns, now, style))
         }
     }
 }

@@ -196,20 +196,25 @@ fn golden(name: &str, text: &str) {
 
 #[test]
 fn the_table_lists_every_state() {
-    let canaries: Vec<Canary> = states()
+    let mut lines: Vec<list::Line> = states()
         .into_iter()
         .map(|(name, mut canary)| {
             name.clone_into(&mut canary.metadata.name);
-            canary
+            list::Line::Canary(Box::new(canary))
         })
         .collect();
-    let mut text = list::render(&canaries, list::Columns::default(), now(), Style::PLAIN);
+    // One that nobody can read hides no other.
+    lines.push(list::Line::of(&json!({
+        "metadata": {"name": "odd", "namespace": "shop", "creationTimestamp": "2026-11-27T08:00:00Z"},
+        "spec": {"targetRef": {"kind": "Deployment", "name": "odd"}, "analysis": {"interval": "1m", "stepWeight": 2.5}},
+    })));
+    let mut text = list::render(&lines, list::Columns::default(), now(), Style::PLAIN);
     text.push('\n');
     let wide = list::Columns {
         namespace: true,
         wide: true,
     };
-    text.push_str(&list::render(&canaries, wide, now(), Style::PLAIN));
+    text.push_str(&list::render(&lines, wide, now(), Style::PLAIN));
     golden("table.txt", &text);
 }
 
