@@ -12,7 +12,7 @@ pub enum Line {
     /// A canary.
     Canary(Box<Canary>),
     /// One that can't be read: its name, and why. It hides no other.
-    Odd(Metadata, String),
+    Odd(Box<Metadata>, String),
 }
 
 impl Line {
@@ -20,7 +20,7 @@ impl Line {
     pub fn of(value: &Value) -> Self {
         match Canary::decode(value) {
             Ok(canary) => Self::Canary(Box::new(canary)),
-            Err(error) => Self::Odd(Metadata::of(value), error.to_string()),
+            Err(error) => Self::Odd(Box::new(Metadata::of(value)), error.to_string()),
         }
     }
 }
