@@ -59,8 +59,8 @@ pub enum Company {
 pub enum When {
     /// Each.
     Daily,
-    /// Those that name it, or all: it needs Flagger itself, takes minutes, or was not yet seen to pass often enough on a busy machine to
-    /// judge a change by.
+    /// Those that name it, or all: it needs Flagger itself, takes minutes, holds times against a limit, or was not yet seen to pass often
+    /// enough on a busy machine to judge a change by.
     Seldom,
 }
 
@@ -960,7 +960,7 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!(
         Alone,
-        Daily,
+        Seldom,
         [],
         "reaction",
         economy::reaction,
