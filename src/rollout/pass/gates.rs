@@ -58,7 +58,8 @@ impl Closed {
     /// it does not answer: each is told once.
     pub(super) fn is_news(&self, run: Option<&Run>) -> bool {
         let said = run.and_then(|run| run.message.as_deref());
-        self.silent.is_none() && said.is_some_and(|said| said.contains(NO_ANSWER))
+        self.silent.is_none()
+            && said.is_some_and(|said| said.contains(&format!("{} {NO_ANSWER}: ", self.hook)))
     }
 }
 

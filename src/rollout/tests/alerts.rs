@@ -382,6 +382,17 @@ fn a_gate_that_does_not_answer_is_told_once_and_its_first_no_once_more() {
 }
 
 #[test]
+fn a_closed_gate_is_told_once_whatever_its_hook_is_called() {
+    let mut cluster = with_chat_and(
+        ", webhooks: [{name: it does not answer, type: confirm-promotion, url: 'http://hooks.test/1'}]",
+    );
+    cluster.answer_hook("it does not answer", refused());
+    cluster.deploy("podinfo:2").advance(3600);
+    assert_eq!(cluster.phase(), Phase::WaitingPromotion);
+    assert_eq!(cluster.times_told("waiting for promotion approval"), 1);
+}
+
+#[test]
 fn a_muted_gate_that_does_not_answer_alerts_nobody() {
     let mut cluster = with_chat_and(
         ", webhooks: [{name: gate, type: confirm-promotion, url: 'http://hooks.test/1', muteAlert: true}]",
