@@ -224,7 +224,7 @@ pub enum Severity {
 }
 
 /// The field that names the router.
-const PROVIDER: &str = "spec.provider";
+pub(crate) const PROVIDER: &str = "spec.provider";
 
 /// Something that a canary asks for and its router lacks, or that is wrong for this router.
 #[derive(Clone, Debug, PartialEq, Eq)]

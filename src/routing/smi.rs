@@ -100,7 +100,7 @@ impl Router for Flavour {
 
     fn refusals(&self, canary: &Canary) -> Vec<Refusal> {
         let mut refusals = vec![Refusal::warning(
-            "spec.provider",
+            super::PROVIDER,
             format!("{}; {}", self.provider, self.notice),
         )];
         if canary.spec.service.is_none() {

@@ -8,7 +8,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::gates::Gates;
-use super::shop::{Gateway, PATIENCE, Plan, RATE, Shop, flawless, only_failed};
+use super::shop::{Gateway, PATIENCE, Plan, RATE, Shop, flawless, last_cause, only_failed};
 use super::stays::{ENOUGH, Stays};
 use crate::bed::Bed;
 use crate::figures::{Figures, Share, in_words};
@@ -244,12 +244,9 @@ impl Plane {
             .await?;
         shop.wait_phase("Progressing").await?;
         let failed = shop.wait_phase("Failed").await?;
-        let history = failed.data["status"]["history"].as_array();
-        let cause = history
-            .and_then(|runs| runs.last())
-            .map(|run| &run["cause"]);
+        let cause = last_cause(&failed);
         ensure!(
-            cause.is_some_and(|cause| cause.to_string().contains("success")),
+            cause.contains("success"),
             "the cause names what was measured: {cause:?}"
         );
         self.wait_weights(shop, (100, 0)).await?;
@@ -621,11 +618,7 @@ pub async fn mirrored(bed: &Bed, name: &'static str, plane: &Plane) -> Result<()
     let mark = shop.load()?.mark();
     shop.release_with("1.2.0", &[("ERROR_RATE", "1")]).await?;
     let failed = shop.wait_phase("Failed").await?;
-    let cause = failed.data["status"]["history"]
-        .as_array()
-        .and_then(|runs| runs.last())
-        .map(|run| run["cause"].to_string())
-        .unwrap_or_default();
+    let cause = last_cause(&failed);
     ensure!(
         cause.contains("success rate"),
         "the copies' answers were judged: {cause}"

@@ -7,7 +7,9 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use super::planes::CROWD;
-use super::shop::{self, Gateway, INTERVAL, PATIENCE, Plan, Shop, flawless, only_failed};
+use super::shop::{
+    self, Gateway, INTERVAL, PATIENCE, Plan, Shop, flawless, last_cause, only_failed,
+};
 use super::stays::Stays;
 use crate::bed::Bed;
 use crate::bed::parts::Part;
@@ -140,11 +142,7 @@ pub async fn last_words(bed: &Bed) -> Result<()> {
 async fn told_after_the_end(shop: &Shop<'_>, words: &[&str]) -> Result<()> {
     shop.wait_phase("Progressing").await?;
     let canary = shop.wait_phase("Failed").await?;
-    let cause = canary.data["status"]["history"]
-        .as_array()
-        .and_then(|runs| runs.last())
-        .map(|run| run["cause"].to_string())
-        .unwrap_or_default();
+    let cause = last_cause(&canary);
     shop.bed
         .wait("the failed pods to be gone", PATIENCE, async || {
             Ok((shop.replicas("app").await? == 0).then_some(()))

@@ -237,6 +237,14 @@ impl Default for Plan {
     }
 }
 
+/// Why the last run of a canary ended, by its history; empty where none has.
+#[must_use]
+pub fn last_cause(canary: &DynamicObject) -> String {
+    let runs = canary.data["status"]["history"].as_array();
+    let last = runs.and_then(|runs| runs.last());
+    last.map(|run| run["cause"].to_string()).unwrap_or_default()
+}
+
 /// An app that is sold under a canary.
 pub struct Shop<'a> {
     pub bed: &'a Bed,

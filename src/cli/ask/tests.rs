@@ -205,7 +205,7 @@ fn the_table_lists_every_state() {
         .collect();
     // One that nobody can read hides no other.
     lines.push(list::Line::of(&json!({
-        "metadata": {"name": "odd", "namespace": "shop", "creationTimestamp": "2026-11-27T08:00:00Z"},
+        "metadata": {"name": "odd", "namespace": "shop", "creationTimestamp": "2026-05-01T08:00:00Z"},
         "spec": {"targetRef": {"kind": "Deployment", "name": "odd"}, "analysis": {"interval": "1m", "stepWeight": 2.5}},
     })));
     let mut text = list::render(&lines, list::Columns::default(), now(), Style::PLAIN);

@@ -115,16 +115,8 @@ impl Manifest {
     }
 }
 
-/// What the controller will be started with.
-#[derive(Clone, Debug)]
-pub struct Setting {
-    pub mesh_provider: String,
-    pub no_cross_namespace_refs: bool,
-    pub refuse_unsupported: bool,
-}
-
 /// Everything that is found, in the order of the files.
-pub fn check(manifests: &[Manifest], setting: &Setting) -> Vec<Finding> {
+pub fn check(manifests: &[Manifest], setting: &ReviewSettings) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut canaries = Vec::new();
     for manifest in manifests {
@@ -381,24 +373,15 @@ fn one_canary(
     manifest: &Manifest,
     canary: &Canary,
     manifests: &[Manifest],
-    setting: &Setting,
+    setting: &ReviewSettings,
     found: &mut Vec<Finding>,
 ) {
-    let settings = ReviewSettings {
-        mesh_provider: setting.mesh_provider.clone(),
-        no_cross_namespace_refs: setting.no_cross_namespace_refs,
-        refuse_unsupported: setting.refuse_unsupported,
-    };
     let lookup = |name: &ObjectRef| match read(manifests, name) {
         // What is not in the files may be in the cluster.
         Reading::Absent => Reading::Unknown("not in these files".to_owned()),
         present => present,
     };
-    remarks(
-        manifest,
-        review::of_canary(canary, &settings, &lookup),
-        found,
-    );
+    remarks(manifest, review::of_canary(canary, setting, &lookup), found);
     own_routes(manifest, canary, setting, manifests, found);
     let analysis = &canary.spec.analysis;
     for (index, metric) in analysis.metrics.iter().enumerate() {
@@ -487,7 +470,7 @@ fn read(manifests: &[Manifest], name: &ObjectRef) -> Reading {
 fn own_routes(
     manifest: &Manifest,
     canary: &Canary,
-    setting: &Setting,
+    setting: &ReviewSettings,
     manifests: &[Manifest],
     found: &mut Vec<Finding>,
 ) {

@@ -12,8 +12,9 @@ mod tests;
 
 use super::ask::exit;
 use super::ask::screen::{Style, Tone};
+use crate::controller::review::ReviewSettings;
 use anyhow::Context;
-use checks::{Finding, Manifest, Setting, Severity};
+use checks::{Finding, Manifest, Severity};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use source::{Content, Node};
@@ -57,7 +58,7 @@ enum Format {
 
 /// Checks the files; the result is an exit code.
 pub fn run(arguments: &LintArguments) -> anyhow::Result<u8> {
-    let setting = Setting {
+    let setting = ReviewSettings {
         mesh_provider: arguments.mesh_provider.clone(),
         no_cross_namespace_refs: arguments.no_cross_namespace_refs,
         refuse_unsupported: arguments.refuse_unsupported,
@@ -114,7 +115,7 @@ fn gather(path: &Path, texts: &mut Vec<(String, String)>) -> anyhow::Result<()> 
 }
 
 /// All that is found in these texts.
-fn lint(texts: &[(String, String)], namespace: &str, setting: &Setting) -> Vec<Finding> {
+fn lint(texts: &[(String, String)], namespace: &str, setting: &ReviewSettings) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut manifests = Vec::new();
     for (file, text) in texts {

@@ -7,8 +7,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn setting() -> Setting {
-    Setting {
+fn setting() -> ReviewSettings {
+    ReviewSettings {
         mesh_provider: "gatewayapi:v1".to_owned(),
         no_cross_namespace_refs: false,
         refuse_unsupported: false,
@@ -71,7 +71,7 @@ fn what_a_router_lacks_is_found_for_every_router_and_what_it_has_is_not() {
         .map(|(index, asked)| (index.to_string(), asked.canary.to_string()))
         .collect();
     for refuse_unsupported in [false, true] {
-        let setting = Setting {
+        let setting = ReviewSettings {
             refuse_unsupported,
             ..setting()
         };

@@ -66,7 +66,7 @@ fn capabilities_with(fields: &'static [ServiceField]) -> Capabilities {
 fn refusals(router: &dyn Router, canary: &Canary) -> Vec<Refusal> {
     let provider = router.provider();
     let mut refusals = vec![Refusal::warning(
-        "spec.provider",
+        crate::routing::PROVIDER,
         format!("{provider}; {NOTICE}"),
     )];
     match &canary.spec.service {
